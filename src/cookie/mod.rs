@@ -1,0 +1,1 @@
+//! SYN cookies (to be written).

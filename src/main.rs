@@ -1,0 +1,3 @@
+//! The synwall program.
+
+fn main() {}

@@ -1,0 +1,78 @@
+//! Time as a value.
+//!
+//! Nothing below `io` asks what time it is: every function that needs the time takes an [`Instant`]. A test advances
+//! it as it likes; the appliance derives it from the monotonic clock.
+
+use core::time::Duration;
+
+/// A point on a monotonic clock, in nanoseconds since an origin that the caller chose.
+///
+/// 64 bits of nanoseconds last for 584 years; arithmetic saturates, so that no input can wrap it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Instant(u64);
+
+impl Instant {
+    /// The origin of the clock.
+    pub const ZERO: Instant = Instant(0);
+
+    /// The instant `nanos` nanoseconds after the origin.
+    pub const fn from_nanos(nanos: u64) -> Instant {
+        Instant(nanos)
+    }
+
+    /// Nanoseconds since the origin.
+    pub const fn as_nanos(self) -> u64 {
+        self.0
+    }
+
+    /// The instant `duration` later.
+    pub fn after(self, duration: Duration) -> Instant {
+        Instant(self.0.saturating_add(saturating_nanos(duration)))
+    }
+
+    /// The time from `earlier` to `self`; zero if `earlier` is in fact later.
+    pub fn since(self, earlier: Instant) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
+/// Relates the monotonic clock to Unix time, for what several nodes must agree on (the clock in a cookie's TSval).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WallClock {
+    /// The instant at which `unix` was read.
+    pub at: Instant,
+    /// Time since the Unix epoch at that instant.
+    pub unix: Duration,
+}
+
+impl WallClock {
+    /// Whole seconds since the Unix epoch at `now`.
+    pub fn unix_seconds(&self, now: Instant) -> u64 {
+        self.unix.saturating_add(now.since(self.at)).as_secs()
+    }
+}
+
+fn saturating_nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arithmetic_saturates_at_both_ends() {
+        assert_eq!(Instant::from_nanos(u64::MAX - 1).after(Duration::from_secs(1)), Instant::from_nanos(u64::MAX));
+        assert_eq!(Instant::ZERO.after(Duration::MAX), Instant::from_nanos(u64::MAX));
+        assert_eq!(Instant::ZERO.since(Instant::from_nanos(5)), Duration::ZERO);
+        assert_eq!(Instant::from_nanos(7).since(Instant::from_nanos(5)), Duration::from_nanos(2));
+    }
+
+    #[test]
+    fn wall_clock_counts_whole_seconds() {
+        let clock = WallClock { at: Instant::from_nanos(500_000_000), unix: Duration::from_millis(10_700) };
+        assert_eq!(clock.unix_seconds(Instant::from_nanos(799_999_999)), 10);
+        assert_eq!(clock.unix_seconds(Instant::from_nanos(800_000_000)), 11);
+        assert_eq!(clock.unix_seconds(Instant::ZERO), 10, "an instant before the reading counts as the reading");
+    }
+}
