@@ -53,6 +53,9 @@ impl<K: Copy> Timers<K> {
     /// Arms a timer for `at`, or for the horizon if that is nearer, and returns which: the entry keeps it to recognise
     /// its timer. It fires at the first whole tick not before that time.
     pub fn arm(&mut self, key: FlowKey, kind: K, now: Instant, at: Instant) -> Instant {
+        if self.armed == 0 {
+            self.cursor = self.cursor.max(slot(now));
+        }
         let armed_for = at.min(now.after(HORIZON));
         let due = Due { key, kind, armed_for };
         let index = match self.nodes.get_mut(self.free as usize) {

@@ -10,7 +10,7 @@ use pnet_packet::tcp::MutableTcpPacket;
 use super::ethernet::{self, LinkHeader};
 use super::seq::SeqNumber;
 use super::tcp::Flags;
-use super::tcp_options::{self, SynOptions};
+use super::tcp_options::{self, OptionOctets, SynOptions};
 use super::{checksum, ipv4, ipv6, tcp};
 
 /// Octets of all headers of the longest segment without payload.
@@ -64,9 +64,8 @@ impl SegmentSpec<'_> {
         let link = self.link.octets();
         buffer.get_mut(..link.len())?.copy_from_slice(link);
         let packet = buffer.get_mut(link.len()..)?;
-        let mut options = OptionOctets { octets: [0; tcp_options::MAX_LEN], len: 0 };
-        options.len = self.options.write(&mut options.octets);
-        let tcp_len = tcp::MIN_HEADER_LEN.saturating_add(options.len).saturating_add(self.payload.len());
+        let options = self.options.encode();
+        let tcp_len = tcp::MIN_HEADER_LEN.saturating_add(options.octets().len()).saturating_add(self.payload.len());
         let ip_len = match (self.source, self.destination) {
             (IpAddr::V4(source), IpAddr::V4(destination)) => {
                 let total = u16::try_from(ipv4::MIN_HEADER_LEN.saturating_add(tcp_len)).ok()?;
@@ -109,7 +108,7 @@ impl SegmentSpec<'_> {
     }
 
     fn write_tcp(&self, segment: &mut [u8], options: &OptionOctets) -> Option<()> {
-        let header_len = tcp::MIN_HEADER_LEN.saturating_add(options.len);
+        let header_len = tcp::MIN_HEADER_LEN.saturating_add(options.octets().len());
         segment.get_mut(header_len..)?.copy_from_slice(self.payload);
         segment.get_mut(tcp::MIN_HEADER_LEN..header_len)?.copy_from_slice(options.octets());
         let mut flags = self.flags;
@@ -134,18 +133,6 @@ impl SegmentSpec<'_> {
         let sum = checksum::add(checksum::sum(segment), pseudo);
         MutableTcpPacket::new(segment)?.set_checksum(!sum);
         Some(())
-    }
-}
-
-/// The written options.
-struct OptionOctets {
-    octets: [u8; tcp_options::MAX_LEN],
-    len: usize,
-}
-
-impl OptionOctets {
-    fn octets(&self) -> &[u8] {
-        &self.octets[..self.len]
     }
 }
 

@@ -48,6 +48,11 @@ pub struct Options<'a> {
 }
 
 impl<'a> Options<'a> {
+    /// A copy that does not borrow the segment.
+    pub fn copied(&self) -> OptionOctets {
+        OptionOctets::of(self.octets)
+    }
+
     /// The options in `octets`, which reach from the end of the fixed header to the payload.
     pub fn new(octets: &'a [u8]) -> Options<'a> {
         Options { octets, at: 0 }
@@ -143,10 +148,9 @@ impl SynOptions {
         found
     }
 
-    /// Writes them into `room` in the order of Linux, padded with NOP, and returns their length; never more octets than
-    /// any sender needs for the same options.
-    pub fn write(&self, room: &mut [u8; MAX_LEN]) -> usize {
-        let mut writer = Writer { room, len: 0 };
+    /// Their octets in the order of Linux, padded with NOP; never more than any sender needs for the same options.
+    pub fn encode(&self) -> OptionOctets {
+        let mut writer = OptionOctets { octets: [0; MAX_LEN], len: 0 };
         if let Some(mss) = self.mss {
             let [high, low] = mss.to_be_bytes();
             writer.put(&[MSS, 4, high, low]);
@@ -165,19 +169,38 @@ impl SynOptions {
         if let Some(scale) = self.wscale {
             writer.put(&[NOP, WINDOW_SCALE, 3, scale]);
         }
-        writer.len
+        writer
     }
 }
 
-struct Writer<'a> {
-    room: &'a mut [u8; MAX_LEN],
+/// The octets of a segment's options by themselves: written, or copied to be read while the segment is edited.
+#[derive(Clone, Copy, Debug)]
+pub struct OptionOctets {
+    octets: [u8; MAX_LEN],
     len: usize,
 }
 
-impl Writer<'_> {
+impl OptionOctets {
+    /// A copy of `octets`, cut at [`MAX_LEN`].
+    pub fn of(octets: &[u8]) -> OptionOctets {
+        let mut copy = OptionOctets { octets: [0; MAX_LEN], len: 0 };
+        copy.put(&octets[..octets.len().min(MAX_LEN)]);
+        copy
+    }
+
+    /// The octets.
+    pub fn octets(&self) -> &[u8] {
+        &self.octets[..self.len]
+    }
+
+    /// The options in them.
+    pub fn iter(&self) -> Options<'_> {
+        Options::new(self.octets())
+    }
+
     fn put(&mut self, octets: &[u8]) {
-        super::write(self.room, self.len, octets);
-        self.len = self.len.saturating_add(octets.len());
+        super::write(&mut self.octets, self.len, octets);
+        self.len = self.len.saturating_add(octets.len()).min(MAX_LEN);
     }
 }
 
@@ -204,9 +227,7 @@ mod tests {
         let options = SynOptions::parse(Options::new(&octets));
         let expected = SynOptions { mss: Some(1460), wscale: Some(7), sack: true, timestamps: Some((9, 0)) };
         assert_eq!(options, expected);
-        let mut room = [0xff; MAX_LEN];
-        let len = options.write(&mut room);
-        assert_eq!(room[..len], octets);
+        assert_eq!(options.encode().octets(), octets);
     }
 
     #[test]
@@ -251,10 +272,9 @@ mod tests {
             sack: bool, timestamps in proptest::option::of(any::<(u32, u32)>()),
         ) {
             let options = SynOptions { mss, wscale, sack, timestamps };
-            let mut room = [0; MAX_LEN];
-            let len = options.write(&mut room);
-            prop_assert_eq!(len % 4, 0);
-            prop_assert_eq!(SynOptions::parse(Options::new(&room[..len])), options);
+            let encoded = options.encode();
+            prop_assert_eq!(encoded.octets().len() % 4, 0);
+            prop_assert_eq!(SynOptions::parse(encoded.iter()), options);
         }
     }
 }
