@@ -134,7 +134,13 @@ impl Backend {
     }
 
     /// Keeps what is new of a segment that continues the early data.
-    fn keep(&mut self, arrival: &Arrival<'_>, segment: &Segment<'_>, next: SeqNumber, total: u64) -> FromClient {
+    fn keep(
+        &mut self,
+        arrival: &Arrival<'_>,
+        segment: &Segment<'_>,
+        next: SeqNumber,
+        total: u64,
+    ) -> FromClient {
         let known = next.distance_from(arrival.seq);
         let new = usize::try_from(known).ok().and_then(|known| segment.payload().get(known..));
         let Some(new) = new.filter(|_| !self.fin && !arrival.seq.is_after(next)) else {
@@ -170,7 +176,12 @@ impl Backend {
             self.is_done = true;
             let early = core::mem::replace(&mut self.early, empty);
             let answer = SynOptions::parse(Segment::new(frame, arrival.layout).options());
-            return Answer::Established(Completion { handshake: self.handshake, early, fin: self.fin, answer });
+            return Answer::Established(Completion {
+                handshake: self.handshake,
+                early,
+                fin: self.fin,
+                answer,
+            });
         }
         if !flags.has(Flags::ACK) {
             return Answer::Unexpected { resend: None, wants_reset: false };

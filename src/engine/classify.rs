@@ -2,7 +2,7 @@
 
 use core::net::IpAddr;
 
-use super::policy::{Mode, Policy, Service, ServiceId};
+use super::policy::{Policy, Service, ServiceId};
 use super::verdict::{DropReason, Side};
 use crate::table::flow_key::FlowKey;
 use crate::wire::buffer::Offload;
@@ -120,24 +120,24 @@ pub(super) fn screen(arrival: &Arrival<'_>) -> Result<(), DropReason> {
 /// or that its sender on this machine has not completed yet, is good.
 pub(super) fn verify(arrival: &Arrival<'_>, frame: &[u8]) -> Result<(), DropReason> {
     let tcp_is_good = arrival.offload.is_known_good() || arrival.layout.has_valid_tcp_checksum(frame);
-    if tcp_is_good && arrival.layout.has_valid_ip_checksum(frame) { Ok(()) } else { Err(DropReason::BadChecksum) }
+    if tcp_is_good && arrival.layout.has_valid_ip_checksum(frame) {
+        Ok(())
+    } else {
+        Err(DropReason::BadChecksum)
+    }
 }
 
 fn is_bogus(client: IpAddr) -> bool {
     match client {
         IpAddr::V4(v4) => {
-            v4.is_multicast() || v4.is_broadcast() || v4.is_loopback() || v4.octets()[0] == 0 || v4.octets()[0] >= 240
+            v4.is_multicast()
+                || v4.is_broadcast()
+                || v4.is_loopback()
+                || v4.octets()[0] == 0
+                || v4.octets()[0] >= 240
         }
         IpAddr::V6(v6) => {
             v6.is_multicast() || v6.is_loopback() || v6.is_unspecified() || v6.to_ipv4_mapped().is_some()
         }
-    }
-}
-
-/// Whether segments without a flow are let through.
-pub(super) fn passes_unknown(mode: Mode) -> bool {
-    match mode {
-        Mode::Off | Mode::Monitor => true,
-        Mode::Always => false,
     }
 }

@@ -31,6 +31,7 @@ impl Flow {
 
 /// Whether each end has acknowledged the other's FIN.
 fn is_closed(client: &End, server: &End) -> bool {
-    let acknowledged = |sender: &End, receiver: &End| sender.fin.is_some_and(|fin| !receiver.acked.is_before(fin));
+    let acknowledged =
+        |sender: &End, receiver: &End| sender.fin.is_some_and(|fin| !receiver.acked.is_before(fin));
     acknowledged(client, server) && acknowledged(server, client)
 }

@@ -2,11 +2,11 @@
 
 use core::time::Duration;
 
+use super::Step;
 use super::classify::Arrival;
 use super::flow::Flow;
 use super::half_open::{HalfOpen, Phase};
 use super::verdict::Side;
-use super::{Step, TimerKind};
 use crate::time::Instant;
 use crate::wire::tcp::Flags;
 

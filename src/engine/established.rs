@@ -26,7 +26,12 @@ struct Change {
 
 impl Step<'_> {
     /// Handles a segment that may belong to a flow; `None` if there is none.
-    pub(super) fn established(&mut self, side: Side, arrival: &Arrival<'_>, frame: &mut [u8]) -> Option<Verdict> {
+    pub(super) fn established(
+        &mut self,
+        side: Side,
+        arrival: &Arrival<'_>,
+        frame: &mut [u8],
+    ) -> Option<Verdict> {
         match self.handle_in_flow(side, arrival, frame, true)? {
             Outcome::Settled(verdict) => Some(verdict),
             Outcome::MayReopen { is_over, next } => self.reopen(arrival, frame, is_over, next),
@@ -76,7 +81,12 @@ impl Step<'_> {
                 Outcome::MayReopen { .. } => None,
             };
         };
-        if self.shared.flows.remove_if(&arrival.key, |flow| flow.client_iss != redemption.client_iss).is_none() {
+        if self
+            .shared
+            .flows
+            .remove_if(&arrival.key, |flow| flow.client_iss != redemption.client_iss)
+            .is_none()
+        {
             return Some(Verdict::Drop(DropReason::CookieReplayed));
         }
         if !is_over {

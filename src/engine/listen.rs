@@ -77,7 +77,10 @@ impl Step<'_> {
                 mss: syn.mss.map(|_| server.mss.unwrap_or(mss_limit).min(mss_limit)),
                 wscale: offer.wscale.map(|_| state.promised_wscale(keys.ring.epoch())),
                 sack: offer.sack,
-                timestamps: syn.timestamps.filter(|_| offer.timestamps).map(|(value, _)| (minted.tsval, value)),
+                timestamps: syn
+                    .timestamps
+                    .filter(|_| offer.timestamps)
+                    .map(|(value, _)| (minted.tsval, value)),
             },
             ..reply::answer(arrival, Side::Client, frame)
         };
@@ -126,7 +129,9 @@ impl Step<'_> {
         };
         let found = if let Some(redeemed) = check(arrival.seq.sub(1)) {
             redemption(arrival.seq.sub(1), redeemed, false)
-        } else if segment.payload().len() <= 1 && let Some(redeemed) = check(arrival.seq) {
+        } else if segment.payload().len() <= 1
+            && let Some(redeemed) = check(arrival.seq)
+        {
             // A keep-alive or window probe can be the first that arrives when the ACK was lost (RFC 9293 §3.8.4).
             redemption(arrival.seq, redeemed, true)
         } else {

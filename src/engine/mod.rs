@@ -225,7 +225,13 @@ impl Engine {
     }
 
     /// Decides what becomes of `frame`, which arrived on `side`; may edit it in place and add frames to `out`.
-    pub fn handle_frame(&mut self, now: Instant, side: Side, frame: &mut FrameBuf, out: &mut Outbox) -> Verdict {
+    pub fn handle_frame(
+        &mut self,
+        now: Instant,
+        side: Side,
+        frame: &mut FrameBuf,
+        out: &mut Outbox,
+    ) -> Verdict {
         self.step(now, out, |step| step.handle_frame(side, frame))
     }
 
@@ -248,7 +254,10 @@ impl Engine {
     /// Runs `f` with what one input needs, and counts what it originated.
     fn step<R>(&mut self, now: Instant, out: &mut Outbox, f: impl FnOnce(&mut Step<'_>) -> R) -> R {
         let shared = &*self.shared;
-        #[expect(clippy::indexing_slicing, reason = "there is at least one block, and the index is taken modulo")]
+        #[expect(
+            clippy::indexing_slicing,
+            reason = "there is at least one block, and the index is taken modulo"
+        )]
         let stats = &shared.stats[self.worker.checked_rem(shared.stats.len()).unwrap_or(0)];
         let policy = shared.policy.load();
         let keys = shared.keys.load();
@@ -292,7 +301,9 @@ impl<'a> Step<'a> {
         let (service, verdict) = match classify::classify(self.policy, side, frame.bytes(), frame.offload()) {
             Class::Foreign => (None, Verdict::Forward),
             Class::Nonsense(service, reason) => (service, Verdict::Drop(reason)),
-            Class::Segment(arrival) => (Some(arrival.id), self.handle_segment(side, &arrival, frame.bytes_mut())),
+            Class::Segment(arrival) => {
+                (Some(arrival.id), self.handle_segment(side, &arrival, frame.bytes_mut()))
+            }
         };
         match verdict {
             Verdict::Forward => port.forwarded.add(1),

@@ -29,7 +29,8 @@ impl Step<'_> {
         let octets_in_window = octets.get(..octets.len().min(usize::from(arrival.window))).unwrap_or(octets);
         let version = arrival.layout.network.version;
         let mss = answer.mss.unwrap_or(default_mss(version)).min(mss_of_mtu(self.policy.mtu, version));
-        let room = usize::from(mss.saturating_sub(u16::try_from(ack.options.encode().octets().len()).unwrap_or(0)));
+        let room =
+            usize::from(mss.saturating_sub(u16::try_from(ack.options.encode().octets().len()).unwrap_or(0)));
         let has_all = octets_in_window.len() == octets.len();
         let mut seq = ack.seq;
         let mut chunks = octets_in_window.chunks(room.max(1)).peekable();
@@ -64,7 +65,10 @@ impl Step<'_> {
             ack: Some(handshake.client_iss.add(1)),
             window: told.apply(arrival.window),
             options: SynOptions {
-                timestamps: completion.answer.timestamps.map(|_| (handshake.cookie_ts, handshake.client_tsval)),
+                timestamps: completion
+                    .answer
+                    .timestamps
+                    .map(|_| (handshake.cookie_ts, handshake.client_tsval)),
                 ..SynOptions::default()
             },
             ..handshake.to_client(&arrival.key)

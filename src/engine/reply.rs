@@ -2,8 +2,8 @@
 
 use core::net::IpAddr;
 
-use super::classify::Arrival;
 use super::backend::Handshake;
+use super::classify::Arrival;
 use super::verdict::{Outbox, Side};
 use crate::table::flow_key::FlowKey;
 use crate::wire::build::SegmentSpec;

@@ -1,6 +1,7 @@
 //! SYN-SENT: the client has returned its cookie, the server has been sent a SYN and has not answered yet
 //! (RFC 9293 §3.10.7.3).
 
+use super::Step;
 use super::backend::{Answer, Backend, Completion, FIRST_TIMEOUT, FromClient, Handshake, Timeout};
 use super::classify::Arrival;
 use super::half_open::{HalfOpen, Phase};
@@ -8,7 +9,6 @@ use super::policy::ServiceId;
 use super::reply;
 use super::service::mss_of_mtu;
 use super::verdict::{DropReason, Side, Verdict};
-use super::Step;
 use crate::table::capped::Refused;
 use crate::table::early_data::EarlyData;
 use crate::table::flow_key::FlowKey;

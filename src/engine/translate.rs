@@ -4,7 +4,6 @@
 //! it is subtracted from SEG.SEQ. `ts_delta = server_ts - cookie_ts` does the same for TSecr and TSval (RFC 7323 §3).
 
 use super::classify::Arrival;
-use crate::wire::seq::SeqNumber;
 use crate::wire::tcp::{Flags, SegmentMut};
 use crate::wire::tcp_options::TcpOption;
 
@@ -55,7 +54,7 @@ impl Translation {
         if self.client_window.changes() {
             segment.set_window(self.client_window.apply(arrival.window));
         }
-        for option in segment.as_segment().options().copied().iter() {
+        for option in segment.as_segment().options().to_octets().iter() {
             match option {
                 TcpOption::Sack { at, len } if self.strips_sack => segment.erase_in_options(at, len),
                 TcpOption::Sack { at, len } => {
@@ -80,16 +79,11 @@ impl Translation {
         if self.server_window.changes() {
             segment.set_window(self.server_window.apply(arrival.window));
         }
-        for option in segment.as_segment().options().copied().iter() {
+        for option in segment.as_segment().options().to_octets().iter() {
             if let TcpOption::Timestamps { at, .. } = option {
                 segment.add_in_options(at.saturating_add(2), self.ts_delta.wrapping_neg());
             }
         }
         segment.finish(&arrival.offload);
-    }
-
-    /// A sequence number of the server's as the client knows it.
-    pub(super) fn to_client(self, seq: SeqNumber) -> SeqNumber {
-        seq.sub(self.delta)
     }
 }

@@ -37,7 +37,13 @@ struct Node<K> {
 impl<K: Copy> Timers<K> {
     /// A wheel whose time starts at `now`.
     pub fn new(now: Instant) -> Timers<K> {
-        Timers { slots: vec![NIL; SLOTS].into_boxed_slice(), nodes: Vec::new(), free: NIL, cursor: slot(now), armed: 0 }
+        Timers {
+            slots: vec![NIL; SLOTS].into_boxed_slice(),
+            nodes: Vec::new(),
+            free: NIL,
+            cursor: slot(now),
+            armed: 0,
+        }
     }
 
     /// Timers that are armed.
@@ -73,7 +79,8 @@ impl<K: Copy> Timers<K> {
         };
         // Never behind the cursor (it would wait for a whole turn), never a whole turn ahead of it.
         let tick = slot_after(armed_for).clamp(self.cursor, self.cursor.saturating_add(SLOTS as u64 - 1));
-        if let (Some(head), Some(node)) = (self.slots.get_mut(ring(tick)), self.nodes.get_mut(index as usize)) {
+        if let (Some(head), Some(node)) = (self.slots.get_mut(ring(tick)), self.nodes.get_mut(index as usize))
+        {
             node.next = *head;
             *head = index;
             self.armed = self.armed.saturating_add(1);
@@ -178,7 +185,8 @@ mod tests {
             timers.arm(key(port), (), at(0), at(u64::from(port) * 16));
         }
         let day = at(86_400_000);
-        let mut seen: Vec<u16> = std::iter::from_fn(|| timers.pop_due(day)).map(|due| due.key.client_port()).collect();
+        let mut seen: Vec<u16> =
+            std::iter::from_fn(|| timers.pop_due(day)).map(|due| due.key.client_port()).collect();
         seen.sort_unstable();
         assert_eq!(seen, (0..1_000).collect::<Vec<_>>());
         assert_eq!(timers.pop_due(at(0)), None, "a clock that steps back finds nothing and breaks nothing");

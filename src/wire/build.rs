@@ -65,7 +65,8 @@ impl SegmentSpec<'_> {
         buffer.get_mut(..link.len())?.copy_from_slice(link);
         let packet = buffer.get_mut(link.len()..)?;
         let options = self.options.encode();
-        let tcp_len = tcp::MIN_HEADER_LEN.saturating_add(options.octets().len()).saturating_add(self.payload.len());
+        let tcp_len =
+            tcp::MIN_HEADER_LEN.saturating_add(options.octets().len()).saturating_add(self.payload.len());
         let ip_len = match (self.source, self.destination) {
             (IpAddr::V4(source), IpAddr::V4(destination)) => {
                 let total = u16::try_from(ipv4::MIN_HEADER_LEN.saturating_add(tcp_len)).ok()?;
@@ -184,10 +185,16 @@ mod tests {
             assert_eq!(layout.network.destination(&frame), spec.destination);
             assert_eq!((layout.network.hop_limit(&frame), layout.end), (61, frame.len()));
             let segment = Segment::new(&frame, layout);
-            assert_eq!((segment.seq(), segment.ack(), segment.window()), (SeqNumber(u32::MAX), SeqNumber(7), 502));
+            assert_eq!(
+                (segment.seq(), segment.ack(), segment.window()),
+                (SeqNumber(u32::MAX), SeqNumber(7), 502)
+            );
             assert_eq!(segment.flags(), Flags::PSH.with(Flags::ACK));
             assert_eq!((segment.payload(), segment.len(), segment.end()), (&b"hello"[..], 5, SeqNumber(4)));
-            assert_eq!(segment.options().collect::<Vec<_>>(), [TcpOption::Timestamps { value: 1, echo: 2, at: 2 }]);
+            assert_eq!(
+                segment.options().collect::<Vec<_>>(),
+                [TcpOption::Timestamps { value: 1, echo: 2, at: 2 }]
+            );
         }
     }
 
@@ -216,7 +223,10 @@ mod tests {
             segment.finish(&Offload { flags, ..Offload::default() });
             assert_eq!(layout.has_valid_tcp_checksum(&frame), !is_partial);
             let edited = Segment::new(&frame, layout);
-            assert_eq!((edited.seq(), edited.ack(), edited.window()), (SeqNumber(5), SeqNumber(0xffff_0000), 65_535));
+            assert_eq!(
+                (edited.seq(), edited.ack(), edited.window()),
+                (SeqNumber(5), SeqNumber(0xffff_0000), 65_535)
+            );
             assert_eq!(edited.options().timestamps(), Some((0, 0x8000_0003)));
             if is_partial {
                 assert_eq!(frame[layout.tcp + 16..layout.tcp + 18], before[layout.tcp + 16..layout.tcp + 18]);

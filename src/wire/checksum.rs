@@ -6,7 +6,8 @@ use core::net::IpAddr;
 pub fn sum(bytes: &[u8]) -> u16 {
     let (words, rest) = bytes.as_chunks::<4>();
     // 64 bits hold the sum of 2^32 such words: more than any frame has.
-    let mut total = words.iter().fold(0u64, |total, word| total.wrapping_add(u64::from(u32::from_be_bytes(*word))));
+    let mut total =
+        words.iter().fold(0u64, |total, word| total.wrapping_add(u64::from(u32::from_be_bytes(*word))));
     let mut tail = [0; 4];
     tail[..rest.len()].copy_from_slice(rest);
     total = total.wrapping_add(u64::from(u32::from_be_bytes(tail)));
@@ -16,8 +17,12 @@ pub fn sum(bytes: &[u8]) -> u16 {
 /// The sum of the pseudo-header of a TCP segment of `len` octets (RFC 9293 §3.1, RFC 8200 §8.1).
 pub fn pseudo_header(source: IpAddr, destination: IpAddr, len: usize) -> u16 {
     let addresses = match (source, destination) {
-        (IpAddr::V4(source), IpAddr::V4(destination)) => add(sum(&source.octets()), sum(&destination.octets())),
-        (IpAddr::V6(source), IpAddr::V6(destination)) => add(sum(&source.octets()), sum(&destination.octets())),
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            add(sum(&source.octets()), sum(&destination.octets()))
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            add(sum(&source.octets()), sum(&destination.octets()))
+        }
         // No packet has addresses of two families; the sum of nothing is as good as any.
         _ => 0,
     };

@@ -121,8 +121,11 @@ impl Layout {
     /// IP header. Only for a segment that is no fragment.
     pub fn has_valid_tcp_checksum(&self, frame: &[u8]) -> bool {
         let Some(segment) = frame.get(self.tcp..self.end) else { return false };
-        let pseudo =
-            checksum::pseudo_header(self.network.source(frame), self.network.destination(frame), segment.len());
+        let pseudo = checksum::pseudo_header(
+            self.network.source(frame),
+            self.network.destination(frame),
+            segment.len(),
+        );
         checksum::add(checksum::sum(segment), pseudo) == 0xffff
     }
 
@@ -154,7 +157,9 @@ fn parse_v4(frame: &[u8], packet: &[u8], network: Network) -> Parsed {
     match ipv4::parse(packet) {
         Ok(datagram) => parse_payload(frame, network, datagram),
         // Enough of a header to see TCP and both addresses: say so, that it may not slip by as something else.
-        Err(Malformed) if packet.len() >= ipv4::MIN_HEADER_LEN && packet[0] >> 4 == 4 && packet[9] == tcp::PROTOCOL => {
+        Err(Malformed)
+            if packet.len() >= ipv4::MIN_HEADER_LEN && packet[0] >> 4 == 4 && packet[9] == tcp::PROTOCOL =>
+        {
             Parsed::Unreadable(network, Unreadable::Malformed)
         }
         Err(Malformed) => Parsed::Other,

@@ -41,7 +41,8 @@ mod tests {
     use super::*;
 
     fn header() -> Vec<u8> {
-        let mut octets = vec![0x45, 0, 0, 24, 0, 0, 0x40, 0, 64, 6, 0, 0, 198, 18, 0, 1, 198, 18, 0, 2, 1, 2, 3, 4];
+        let mut octets =
+            vec![0x45, 0, 0, 24, 0, 0, 0x40, 0, 64, 6, 0, 0, 198, 18, 0, 1, 198, 18, 0, 2, 1, 2, 3, 4];
         let sum = !checksum::sum(&octets[..20]);
         octets[10..12].copy_from_slice(&sum.to_be_bytes());
         octets

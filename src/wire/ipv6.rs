@@ -17,8 +17,13 @@ pub fn parse(packet: &[u8]) -> Result<Datagram, Malformed> {
     if packet.first().is_none_or(|first| first >> 4 != 6) || packet.len() < total_len {
         return Err(Malformed);
     }
-    let mut header =
-        Datagram { header_len: HEADER_LEN, total_len, protocol: packet[6], fragment_offset: 0, more_fragments: false };
+    let mut header = Datagram {
+        header_len: HEADER_LEN,
+        total_len,
+        protocol: packet[6],
+        fragment_offset: 0,
+        more_fragments: false,
+    };
     for _ in 0..MAX_EXTENSION_HEADERS {
         let Some(len) = extension_len(packet, &header) else { return Ok(header) };
         let end = header.header_len.saturating_add(len);
@@ -44,7 +49,8 @@ pub fn parse(packet: &[u8]) -> Result<Datagram, Malformed> {
 
 /// Octets of the extension header that `header.protocol` announces, or `None` if it announces a payload.
 fn extension_len(packet: &[u8], header: &Datagram) -> Option<usize> {
-    let units = || packet.get(header.header_len.saturating_add(1)).map_or(usize::MAX, |len| usize::from(*len));
+    let units =
+        || packet.get(header.header_len.saturating_add(1)).map_or(usize::MAX, |len| usize::from(*len));
     match header.protocol {
         HOP_BY_HOP | ROUTING | DESTINATION => Some(units().saturating_add(1).saturating_mul(8)),
         FRAGMENT => Some(8),

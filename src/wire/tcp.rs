@@ -121,7 +121,8 @@ impl<'a> Segment<'a> {
 
     /// SEG.LEN: octets of payload, SYN and FIN counted as one each (RFC 9293 §3.4).
     pub fn len(&self) -> u32 {
-        let controls = u32::from(self.flags().has(Flags::SYN)).wrapping_add(u32::from(self.flags().has(Flags::FIN)));
+        let controls =
+            u32::from(self.flags().has(Flags::SYN)).wrapping_add(u32::from(self.flags().has(Flags::FIN)));
         let payload = self.layout.end.saturating_sub(self.layout.payload);
         u32::try_from(payload).unwrap_or(u32::MAX).wrapping_add(controls)
     }

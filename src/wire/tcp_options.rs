@@ -49,7 +49,7 @@ pub struct Options<'a> {
 
 impl<'a> Options<'a> {
     /// A copy that does not borrow the segment.
-    pub fn copied(&self) -> OptionOctets {
+    pub fn to_octets(&self) -> OptionOctets {
         OptionOctets::of(self.octets)
     }
 
