@@ -1,0 +1,16 @@
+//! Stories in packets on a virtual clock. Each states its input, everything that came out and every counter that moved.
+//!
+//! A frame is written and expected in packetdrill's notation, with the side in front: `client >` is what the client is
+//! sent, `server >` what the server is sent.
+
+#![allow(unreachable_pub)]
+
+mod lab;
+
+mod backend;
+mod closing;
+mod early_data;
+mod handshake;
+mod modes;
+mod nonsense;
+mod translation;
