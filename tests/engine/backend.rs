@@ -33,7 +33,12 @@ fn syn_sent_refusal_resets_the_client_and_is_remembered_for_a_second() {
     lab.advance(Duration::from_millis(999));
     assert_eq!(lab.client(linux_syn()), Verdict::Consume);
     lab.expect(&[format!("client > R. 0:0(0) ack {} win 0", c(1))]);
-    lab.expect_counters(&[("syn_received", 1), ("refused_fast", 1), ("reset_client", 1), ("outside.originated", 1)]);
+    lab.expect_counters(&[
+        ("syn_received", 1),
+        ("refused_fast", 1),
+        ("reset_client", 1),
+        ("outside.originated", 1),
+    ]);
     lab.advance(Duration::from_millis(1));
     lab.syn();
     lab.expect_counters(&[("syn_received", 1), ("synack_sent", 1), ("outside.originated", 1)]);
@@ -145,7 +150,12 @@ fn syn_sent_client_that_reconnects_replaces_its_entry() {
     let ack = seg(ACK, 5_001).ack(cookie.iss.wrapping_add(1)).ts(1001, cookie.tsval);
     assert_eq!(lab.client(ack), Verdict::Consume);
     lab.expect(&["server > S 5000:5001(0) win 64256 <mss 1460,sackOK,TS val 1001 ecr 0,wscale 7>".into()]);
-    lab.expect_counters(&[("backend_aborted", 1), ("cookie_valid", 1), ("backend_syn", 1), ("inside.originated", 1)]);
+    lab.expect_counters(&[
+        ("backend_aborted", 1),
+        ("cookie_valid", 1),
+        ("backend_syn", 1),
+        ("inside.originated", 1),
+    ]);
 }
 
 #[test]

@@ -16,8 +16,12 @@ fn data_in_the_acks_segment_and_behind_it_is_replayed_in_order() {
         assert_eq!(lab.client(data(cookie, 5, b"/ HTTP")), Verdict::Consume);
         lab.skip();
         assert_eq!(lab.server(lab.server_syn_ack()), Verdict::Consume);
-        let frames =
-            lab.expect(&[format!("server > P. {}:{}(10) ack {} win 502 <TS val 1002 ecr 9000>", c(1), c(11), s(1))]);
+        let frames = lab.expect(&[format!(
+            "server > P. {}:{}(10) ack {} win 502 <TS val 1002 ecr 9000>",
+            c(1),
+            c(11),
+            s(1)
+        )]);
         assert!(frames[0].ends_with(b"GET / HTTP"));
         lab.expect_counters(&[
             ("backend_established", 1),
@@ -61,7 +65,11 @@ fn the_pool_is_bounded_for_all_connections_together() {
     assert_eq!(lab.client(data(cookie, 1, b"first")), Verdict::Consume);
     let other = lab.syn_with(linux_syn().port(40_001));
     lab.skip();
-    assert_eq!(lab.client(data(other, 1, b"second").port(40_001)), Verdict::Consume, "the ACK counts, the data waits");
+    assert_eq!(
+        lab.client(data(other, 1, b"second").port(40_001)),
+        Verdict::Consume,
+        "the ACK counts, the data waits"
+    );
     lab.expect_counters(&[
         ("cookie_valid", 1),
         ("backend_syn", 1),
@@ -69,7 +77,10 @@ fn the_pool_is_bounded_for_all_connections_together() {
         ("flows.syn_sent", 1),
         ("inside.originated", 1),
     ]);
-    assert_eq!(lab.client(data(other, 1, b"second").port(40_001)), Verdict::Drop(DropReason::EarlyDataExceeded));
+    assert_eq!(
+        lab.client(data(other, 1, b"second").port(40_001)),
+        Verdict::Drop(DropReason::EarlyDataExceeded)
+    );
     lab.skip();
     assert_eq!(lab.server(lab.server_syn_ack().port(40_001)), Verdict::Consume);
     lab.expect(&[format!("server > . {}:{}(0) ack {} win 502 <TS val 1002 ecr 9000>", c(1), c(1), s(1))]);
@@ -85,7 +96,13 @@ fn replay_is_cut_to_the_servers_mss_and_window() {
     let answer = seg(SYN, SERVER_ISS).ack(c(1)).window(2500).mss(1012).sack_ok().ts(9000, 1001).wscale(0);
     assert_eq!(lab.server(answer), Verdict::Consume);
     let line = |from: u32, to: u32, flags: &str| {
-        format!("server > {flags} {}:{}({}) ack {} win 502 <TS val 1002 ecr 9000>", c(from), c(to), to - from, s(1))
+        format!(
+            "server > {flags} {}:{}({}) ack {} win 502 <TS val 1002 ecr 9000>",
+            c(from),
+            c(to),
+            to - from,
+            s(1)
+        )
     };
     let frames = lab.expect(&[line(1, 1001, "."), line(1001, 2001, "."), line(2001, 2501, "P.")]);
     let replayed: Vec<u8> = frames.iter().flat_map(|frame| frame[parse(frame).payload..].to_vec()).collect();
@@ -99,7 +116,10 @@ fn fin_behind_early_data_is_held_and_replayed() {
     let mut lab = Lab::new();
     let cookie = lab.syn_sent();
     assert_eq!(lab.client(data(cookie, 1, b"bye")), Verdict::Consume);
-    assert_eq!(lab.client(seg(FIN, c(4)).ack(cookie.iss.wrapping_add(1)).ts(1003, cookie.tsval)), Verdict::Consume);
+    assert_eq!(
+        lab.client(seg(FIN, c(4)).ack(cookie.iss.wrapping_add(1)).ts(1003, cookie.tsval)),
+        Verdict::Consume
+    );
     lab.skip();
     assert_eq!(lab.server(lab.server_syn_ack()), Verdict::Consume);
     lab.expect(&[format!("server > FP. {}:{}(3) ack {} win 502 <TS val 1003 ecr 9000>", c(1), c(5), s(1))]);
@@ -136,9 +156,6 @@ fn corrupted_early_data_is_refused() {
     let mut frame = lab.frame(synwall::engine::Side::Client, &data(cookie, 1, b"hello"));
     let last = frame.len() - 1;
     frame[last] ^= 0x20;
-    assert_eq!(
-        lab.inject(synwall::engine::Side::Client, &frame),
-        Verdict::Drop(DropReason::BadChecksum)
-    );
+    assert_eq!(lab.inject(synwall::engine::Side::Client, &frame), Verdict::Drop(DropReason::BadChecksum));
     assert_eq!(lab.client(data(cookie, 1, b"hello")), Verdict::Consume);
 }

@@ -32,7 +32,8 @@ fn listen_syn_without_options_gets_an_answer_without_options() {
     let mut lab = Lab::new();
     let cookie = lab.syn_with(seg(SYN, CLIENT_ISS));
     let Cookie { iss, .. } = cookie;
-    let frames = lab.expect(&[format!("client > S. {iss}:{}(0) ack {} win 14600", iss.wrapping_add(1), c(1))]);
+    let frames =
+        lab.expect(&[format!("client > S. {iss}:{}(0) ack {} win 14600", iss.wrapping_add(1), c(1))]);
     assert_eq!(frames[0].len(), lab.frame(synwall::engine::Side::Client, &seg(SYN, CLIENT_ISS)).len());
 }
 
@@ -127,7 +128,11 @@ fn listen_keep_alive_as_first_segment_validates() {
     // The client's ACK was lost; its first sign of life is a keep-alive, one octet before its data.
     let probe = seg(ACK, CLIENT_ISS).ack(cookie.iss.wrapping_add(1)).ts(1001, cookie.tsval).data(b"x");
     assert_eq!(lab.client(probe), Verdict::Consume);
-    lab.expect(&[format!("server > S {}:{}(0) win 64256 <mss 1460,sackOK,TS val 1001 ecr 0,wscale 7>", c(0), c(1))]);
+    lab.expect(&[format!(
+        "server > S {}:{}(0) win 64256 <mss 1460,sackOK,TS val 1001 ecr 0,wscale 7>",
+        c(0),
+        c(1)
+    )]);
     assert_eq!(lab.server(lab.server_syn_ack()), Verdict::Consume);
     lab.expect(&[format!("server > . {}:{}(0) ack {} win 502 <TS val 1001 ecr 9000>", c(1), c(1), s(1))]);
 }

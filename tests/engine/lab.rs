@@ -102,7 +102,9 @@ impl Seg {
 
 /// The SYN of a current Linux.
 pub fn linux_syn() -> Seg {
-    seg(SYN, CLIENT_ISS).window(64_240).raw(&[2, 4, 5, 0xb4, 4, 2, 8, 10, 0, 0, 3, 0xe8, 0, 0, 0, 0, 1, 3, 3, 7])
+    seg(SYN, CLIENT_ISS)
+        .window(64_240)
+        .raw(&[2, 4, 5, 0xb4, 4, 2, 8, 10, 0, 0, 3, 0xe8, 0, 0, 0, 0, 1, 3, 3, 7])
 }
 
 /// What a client was told in a SYN-ACK.
@@ -121,6 +123,7 @@ pub struct Lab {
     /// How the frames' checksums are marked.
     pub offload: Offload,
     engine: Engine,
+    buffer: FrameBuf,
     epoch: u64,
     sent: Vec<(Side, Vec<u8>)>,
     before: BTreeMap<String, i64>,
@@ -147,7 +150,8 @@ impl Lab {
     }
 
     pub fn v6() -> Lab {
-        let mut lab = Lab::with(|service, _| service.prefix = Prefix::host("2001:db8:255::2".parse().unwrap()));
+        let mut lab =
+            Lab::with(|service, _| service.prefix = Prefix::host("2001:db8:255::2".parse().unwrap()));
         lab.v6 = true;
         lab
     }
@@ -160,6 +164,7 @@ impl Lab {
         let mut lab = Lab {
             now: Instant::from_nanos(7_000_000_000),
             engine: Engine::new(shared.clone(), 0),
+            buffer: FrameBuf::new(),
             shared,
             v6: false,
             tags: Vec::new(),
@@ -183,7 +188,8 @@ impl Lab {
 
     fn install_keys(&mut self) {
         let ring = KeyRing::at(&MasterKey::from_bytes([7; 32]), self.epoch);
-        self.shared.set_keys(Keys { ring, clock: WallClock { at: self.now, unix: Duration::from_secs(5_000) } });
+        self.shared
+            .set_keys(Keys { ring, clock: WallClock { at: self.now, unix: Duration::from_secs(5_000) } });
     }
 
     /// The next key epoch begins.
@@ -218,15 +224,25 @@ impl Lab {
 
     /// A frame arrives.
     pub fn inject(&mut self, side: Side, frame: &[u8]) -> Verdict {
-        let (mut buffer, mut out) = (FrameBuf::new(), Outbox::new());
-        assert!(buffer.set_bytes(frame));
-        buffer.set_offload(self.offload);
-        let verdict = self.engine.handle_frame(self.now, side, &mut buffer, &mut out);
-        if verdict == Verdict::Forward {
-            assert_eq!(buffer.offload(), self.offload, "the offload header crosses as it is");
-            self.sent.push((side.peer(), buffer.bytes().to_vec()));
-        }
+        let mut out = Outbox::new();
+        let verdict = self.run(side, frame, &mut out);
         self.collect(&out);
+        verdict
+    }
+
+    /// A frame arrives whose checksum may be wrong though it is marked good: what comes of it is not looked at.
+    pub fn inject_unchecked(&mut self, side: Side, frame: &[u8]) -> Verdict {
+        self.run(side, frame, &mut Outbox::new())
+    }
+
+    fn run(&mut self, side: Side, frame: &[u8], out: &mut Outbox) -> Verdict {
+        assert!(self.buffer.set_bytes(frame));
+        self.buffer.set_offload(self.offload);
+        let verdict = self.engine.handle_frame(self.now, side, &mut self.buffer, out);
+        if verdict == Verdict::Forward {
+            assert_eq!(self.buffer.offload(), self.offload, "the offload header crosses as it is");
+            self.sent.push((side.peer(), self.buffer.bytes().to_vec()));
+        }
         verdict
     }
 
@@ -241,7 +257,7 @@ impl Lab {
     /// Asserts that exactly these frames came out since the last look, in this order.
     #[track_caller]
     pub fn expect(&mut self, expected: &[String]) -> Vec<Vec<u8>> {
-        let sent = std::mem::take(&mut self.sent);
+        let sent = self.take();
         let printed: Vec<String> = sent
             .iter()
             .map(|(side, bytes)| {
@@ -264,6 +280,11 @@ impl Lab {
         sent.into_iter().map(|(_, bytes)| bytes).collect()
     }
 
+    /// Takes what came out, with the side it goes to.
+    pub fn take(&mut self) -> Vec<(Side, Vec<u8>)> {
+        std::mem::take(&mut self.sent)
+    }
+
     /// Asserts that nothing came out.
     #[track_caller]
     pub fn expect_nothing(&mut self) {
@@ -279,7 +300,8 @@ impl Lab {
             .map(|(name, value)| (name.clone(), value - self.before.get(name).unwrap_or(&0)))
             .filter(|(_, change)| *change != 0)
             .collect();
-        let expected: BTreeMap<String, i64> = expected.iter().map(|(name, value)| ((*name).into(), *value)).collect();
+        let expected: BTreeMap<String, i64> =
+            expected.iter().map(|(name, value)| ((*name).into(), *value)).collect();
         assert_eq!(moved, expected);
         self.before = now;
     }
@@ -299,7 +321,11 @@ impl Lab {
         let mut all = BTreeMap::new();
         let mut put = |name: String, value: u64| all.insert(name, value as i64);
         for (side, port) in Side::ALL.iter().zip(&snapshot.ports) {
-            assert_eq!(port.received, port.forwarded + port.consumed + port.dropped, "every frame has one fate");
+            assert_eq!(
+                port.received,
+                port.forwarded + port.consumed + port.dropped,
+                "every frame has one fate"
+            );
             for (name, value) in port.entries() {
                 // Frames are asserted one by one; their number adds nothing to a story.
                 if name == "originated" {
@@ -341,13 +367,15 @@ impl Lab {
 
     pub fn syn_with(&mut self, syn: Seg) -> Cookie {
         assert_eq!(self.client(syn), Verdict::Consume);
-        let (side, bytes) = self.sent.pop().expect("a SYN-ACK");
-        assert_eq!(side, Side::Client);
-        let layout = parse(&bytes);
-        let segment = Segment::new(&bytes, layout);
-        let cookie = Cookie { iss: segment.seq().0, tsval: segment.options().timestamps().map_or(0, |ts| ts.0) };
-        self.sent.push((side, bytes));
-        cookie
+        self.told()
+    }
+
+    /// What the SYN-ACK said that came out last.
+    pub fn told(&self) -> Cookie {
+        let (side, bytes) = self.sent.last().expect("a SYN-ACK");
+        assert_eq!(*side, Side::Client);
+        let segment = Segment::new(bytes, parse(bytes));
+        Cookie { iss: segment.seq().0, tsval: segment.options().timestamps().map_or(0, |ts| ts.0) }
     }
 
     /// A Linux client has returned its cookie, and the server has been sent a SYN.
@@ -389,7 +417,8 @@ fn build(macs: [u8; 2], tags: &[u8], addresses: (IpAddr, IpAddr), ports: (u16, u
     tcp.extend([0; 4]);
     tcp.extend(&seg.options);
     tcp.extend(&seg.payload);
-    let sum = checksum::add(checksum::sum(&tcp), checksum::pseudo_header(addresses.0, addresses.1, tcp.len()));
+    let sum =
+        checksum::add(checksum::sum(&tcp), checksum::pseudo_header(addresses.0, addresses.1, tcp.len()));
     tcp[16..18].copy_from_slice(&(!sum).to_be_bytes());
     let mut frame = vec![2, 0, 0, 0, 0, macs[0], 2, 0, 0, 0, 0, macs[1]];
     frame.extend(tags);

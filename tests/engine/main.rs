@@ -13,4 +13,5 @@ mod early_data;
 mod handshake;
 mod modes;
 mod nonsense;
+mod random_frames;
 mod translation;

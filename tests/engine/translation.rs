@@ -16,7 +16,10 @@ fn both_directions_are_translated_across_the_wrap() {
         let cookie = lab.established();
         for n in [1, 0xf0, 0x100, 0x200] {
             let (from, to) = (s(n), s(n + 5));
-            assert_eq!(lab.server(seg(PSH, from).ack(c(1)).window(509).ts(9100, 1001).data(b"hello")), Verdict::Forward);
+            assert_eq!(
+                lab.server(seg(PSH, from).ack(c(1)).window(509).ts(9100, 1001).data(b"hello")),
+                Verdict::Forward
+            );
             let told = as_client(cookie, from);
             lab.expect(&[format!(
                 "client > P. {told}:{}(5) ack {} win 509 <TS val {} ecr 1001>",
@@ -119,10 +122,14 @@ fn a_different_window_scale_is_made_good_and_promised_from_the_next_epoch_on() {
     // Each is rescaled by what it was told.
     for (cookie, port, heard) in [(same_epoch, 40_001, 400), (next_epoch, 40_002, 100)] {
         assert_eq!(lab.client(lab.client_ack(cookie).port(port)), Verdict::Consume);
-        let answer = seg(SYN, SERVER_ISS).ack(c(1)).window(65_160).mss(1400).sack_ok().ts(9000, 1001).wscale(9);
+        let answer =
+            seg(SYN, SERVER_ISS).ack(c(1)).window(65_160).mss(1400).sack_ok().ts(9000, 1001).wscale(9);
         assert_eq!(lab.server(answer.port(port)), Verdict::Consume);
         lab.skip();
-        assert_eq!(lab.server(seg(0, s(1)).ack(c(1)).window(100).ts(9000, 1001).port(port)), Verdict::Forward);
+        assert_eq!(
+            lab.server(seg(0, s(1)).ack(c(1)).window(100).ts(9000, 1001).port(port)),
+            Verdict::Forward
+        );
         let told = as_client(cookie, s(1));
         let ts = cookie.tsval;
         lab.expect(&[format!("client > . {told}:{told}(0) ack {} win {heard} <TS val {ts} ecr 1001>", c(1))]);
@@ -140,7 +147,11 @@ fn a_server_without_scaling_gets_the_clients_windows_unscaled() {
     lab.expect(&[format!("server > . {}:{}(0) ack {} win 12800 <TS val 1001 ecr 9000>", c(1), c(1), s(1))]);
     assert_eq!(lab.server(seg(0, s(1)).ack(c(1)).window(8_192).ts(9000, 1001)), Verdict::Forward);
     let told = as_client(cookie, s(1));
-    lab.expect(&[format!("client > . {told}:{told}(0) ack {} win 64 <TS val {} ecr 1001>", c(1), cookie.tsval)]);
+    lab.expect(&[format!(
+        "client > . {told}:{told}(0) ack {} win 64 <TS val {} ecr 1001>",
+        c(1),
+        cookie.tsval
+    )]);
     // And the next client is not offered any.
     let Cookie { iss, tsval } = lab.syn_with(linux_syn().port(40_001));
     lab.expect(&[format!(
