@@ -67,7 +67,7 @@ impl Seg {
 
     pub fn raw(mut self, options: &[u8]) -> Seg {
         self.options.extend_from_slice(options);
-        while self.options.len() % 4 != 0 {
+        while !self.options.len().is_multiple_of(4) {
             self.options.push(1);
         }
         self
@@ -412,7 +412,7 @@ fn build(macs: [u8; 2], tags: &[u8], addresses: (IpAddr, IpAddr), ports: (u16, u
     tcp.extend(ports.1.to_be_bytes());
     tcp.extend(seg.seq.to_be_bytes());
     tcp.extend(seg.ack.to_be_bytes());
-    tcp.extend([((20 + seg.options.len()) / 4 << 4) as u8, seg.flags]);
+    tcp.extend([(((20 + seg.options.len()) / 4) << 4) as u8, seg.flags]);
     tcp.extend(seg.window.to_be_bytes());
     tcp.extend([0; 4]);
     tcp.extend(&seg.options);

@@ -4,6 +4,7 @@
 //! sent, `server >` what the server is sent.
 
 #![allow(unreachable_pub)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "helpers of tests are tests")]
 
 mod lab;
 
