@@ -93,6 +93,9 @@ counters! {
         backend_timeout,
         /// The client reset the connection before the server had answered.
         backend_aborted,
+        /// The server refused timestamps that the client had been promised: the client would discard all it sends
+        /// (RFC 7323 §3.2), so the connection was reset and the promise is not given again.
+        backend_no_timestamps,
         /// RSTs sent to clients.
         reset_client,
         /// RSTs sent to the server.
@@ -109,13 +112,16 @@ counters! {
         flows_closed,
         /// Flows that ended by idle timeout.
         flows_expired,
+        /// Connections let through as they are that their client never completed.
+        half_open_expired,
         /// SYNs that `monitor` let through and `always` would have answered with a cookie.
         would_challenge,
     }
 }
 
 /// Upper bounds, in seconds, of the buckets of the time from a valid ACK to the server's SYN-ACK.
-pub const HANDSHAKE_BUCKETS: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 4.0, 16.0];
+pub const HANDSHAKE_BUCKETS: [f64; 12] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 4.0, 16.0];
 
 const HANDSHAKE_BUCKET_NANOS: [u64; 12] = [
     500_000,

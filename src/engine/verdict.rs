@@ -111,12 +111,8 @@ drop_reasons! {
     HalfOpenFull => "half_open_full",
     /// The flow table is full.
     FlowTableFull => "flow_table_full",
-    /// The server refused or did not answer; this segment came after its client was told.
-    ServerRefused => "server_refused",
     /// An answer of the server that fits no SYN of ours.
     UnexpectedAnswer => "unexpected_answer",
-    /// The flow has been reset; late segments of it end here.
-    FlowReset => "flow_reset",
 }
 
 /// The frames that the engine originates while it handles an input, in order, ready to send.
@@ -199,7 +195,8 @@ mod tests {
             buffer.copy_from_slice(b"xy");
             2
         });
-        let seen: Vec<(Side, Vec<u8>)> = out.frames().map(|(side, frame)| (side, frame.bytes().to_vec())).collect();
+        let seen: Vec<(Side, Vec<u8>)> =
+            out.frames().map(|(side, frame)| (side, frame.bytes().to_vec())).collect();
         assert_eq!(seen, vec![(Side::Client, b"abc".to_vec()), (Side::Server, b"xy".to_vec())]);
         out.clear();
         assert!(out.is_empty());
