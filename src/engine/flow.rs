@@ -109,8 +109,8 @@ impl Flow {
 
     /// The group of flows of this kind.
     pub(super) const fn group_of(state: FlowState, is_direct: bool) -> usize {
-        let base = state as usize * 2;
-        if is_direct { base + 1 } else { base }
+        let base = (state as usize).saturating_mul(2);
+        if is_direct { base.saturating_add(1) } else { base }
     }
 }
 

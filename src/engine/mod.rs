@@ -318,12 +318,12 @@ impl<'a> Step<'a> {
 
     fn handle_segment(&mut self, side: Side, arrival: &Arrival<'_>, frame: &mut [u8]) -> Verdict {
         match side {
-            Side::Client => self.from_client(arrival, frame),
-            Side::Server => self.from_server(arrival, frame),
+            Side::Client => self.handle_client(arrival, frame),
+            Side::Server => self.handle_server(arrival, frame),
         }
     }
 
-    fn from_client(&mut self, arrival: &Arrival<'_>, frame: &mut [u8]) -> Verdict {
+    fn handle_client(&mut self, arrival: &Arrival<'_>, frame: &mut [u8]) -> Verdict {
         let mode = arrival.service.mode;
         if arrival.is_opening() {
             self.counters(arrival.id).syn_received.add(1);
@@ -351,7 +351,7 @@ impl<'a> Step<'a> {
         }
     }
 
-    fn from_server(&mut self, arrival: &Arrival<'_>, frame: &mut [u8]) -> Verdict {
+    fn handle_server(&mut self, arrival: &Arrival<'_>, frame: &mut [u8]) -> Verdict {
         if arrival.is_opening() {
             self.forget_old_flow(arrival);
         }

@@ -22,7 +22,7 @@ impl Step<'_> {
             ack: Some(arrival.seq.add(1)),
             window: completion.client_window().apply(handshake.window),
             options: SynOptions { timestamps, ..SynOptions::default() },
-            ..handshake.to_server(&arrival.key)
+            ..handshake.segment_to_server(&arrival.key)
         };
         let octets = completion.early.octets();
         // The window of a SYN-ACK is never scaled (RFC 7323 §2.2).
@@ -71,7 +71,7 @@ impl Step<'_> {
                     .map(|_| (handshake.cookie_ts, handshake.client_tsval)),
                 ..SynOptions::default()
             },
-            ..handshake.to_client(&arrival.key)
+            ..handshake.segment_to_client(&arrival.key)
         };
         reply::send(self.out, Side::Client, &update);
     }

@@ -53,12 +53,12 @@ impl Handshake {
                 sack: self.offer.sack,
                 timestamps: self.offer.timestamps.then_some((self.client_tsval, 0)),
             },
-            ..self.to_server(key)
+            ..self.segment_to_server(key)
         }
     }
 
     /// A bare segment to the server in the client's name.
-    pub(super) fn to_server<'a>(&self, key: &FlowKey) -> SegmentSpec<'a> {
+    pub(super) fn segment_to_server<'a>(&self, key: &FlowKey) -> SegmentSpec<'a> {
         bare(key, Side::Server, self.link, self.hop_limit)
     }
 
@@ -68,12 +68,12 @@ impl Handshake {
             seq: self.cookie_iss.add(1),
             ack: Some(self.client_iss.add(1)),
             flags: Flags::RST,
-            ..self.to_client(key)
+            ..self.segment_to_client(key)
         }
     }
 
     /// A bare segment to the client in the server's name.
-    pub(super) fn to_client<'a>(&self, key: &FlowKey) -> SegmentSpec<'a> {
+    pub(super) fn segment_to_client<'a>(&self, key: &FlowKey) -> SegmentSpec<'a> {
         bare(key, Side::Client, self.link.reversed(), HOP_LIMIT)
     }
 }

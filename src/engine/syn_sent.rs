@@ -157,7 +157,7 @@ impl Step<'_> {
         let reset = SegmentSpec {
             seq: handshake.client_iss.add(1),
             flags: Flags::RST,
-            ..handshake.to_server(&arrival.key)
+            ..handshake.segment_to_server(&arrival.key)
         };
         reply::send(self.out, Side::Server, &reset);
     }
