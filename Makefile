@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 LAB := deploy/lab/lab
-SCRIPTS := .ci/run deploy/lab/lab deploy/lab/demo deploy/lab/deps benches/lab/run
+SCRIPTS := .ci/run deploy/lab/lab deploy/lab/demo deploy/lab/deps
 
 .PHONY: help deps demo test unit netns bench fmt clippy core docs shellcheck build lab-up lab-down
 
