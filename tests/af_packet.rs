@@ -2,6 +2,7 @@
 //! and setpriv; fails without.
 //!
 //! A lab is three sealed namespaces: `left` and `right` play the peers, `middle` between them holds the two ports.
+#![expect(clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, reason = "a test")]
 
 #[path = "af_packet/lab.rs"]
 mod lab;
