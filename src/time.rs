@@ -62,7 +62,10 @@ mod tests {
 
     #[test]
     fn arithmetic_saturates_at_both_ends() {
-        assert_eq!(Instant::from_nanos(u64::MAX - 1).after(Duration::from_secs(1)), Instant::from_nanos(u64::MAX));
+        assert_eq!(
+            Instant::from_nanos(u64::MAX - 1).after(Duration::from_secs(1)),
+            Instant::from_nanos(u64::MAX)
+        );
         assert_eq!(Instant::ZERO.after(Duration::MAX), Instant::from_nanos(u64::MAX));
         assert_eq!(Instant::ZERO.since(Instant::from_nanos(5)), Duration::ZERO);
         assert_eq!(Instant::from_nanos(7).since(Instant::from_nanos(5)), Duration::from_nanos(2));
@@ -73,6 +76,10 @@ mod tests {
         let clock = WallClock { at: Instant::from_nanos(500_000_000), unix: Duration::from_millis(10_700) };
         assert_eq!(clock.unix_seconds(Instant::from_nanos(799_999_999)), 10);
         assert_eq!(clock.unix_seconds(Instant::from_nanos(800_000_000)), 11);
-        assert_eq!(clock.unix_seconds(Instant::ZERO), 10, "an instant before the reading counts as the reading");
+        assert_eq!(
+            clock.unix_seconds(Instant::ZERO),
+            10,
+            "an instant before the reading counts as the reading"
+        );
     }
 }

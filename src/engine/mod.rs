@@ -100,7 +100,13 @@ impl Engine {
     }
 
     /// Decides what becomes of `frame`, which arrived on `side`; may edit it in place and add frames to `out`.
-    pub fn handle_frame(&mut self, now: Instant, side: Side, frame: &mut FrameBuf, out: &mut Outbox) -> Verdict {
+    pub fn handle_frame(
+        &mut self,
+        now: Instant,
+        side: Side,
+        frame: &mut FrameBuf,
+        out: &mut Outbox,
+    ) -> Verdict {
         let _ = (now, &self.shared, self.worker, out);
         let _ = (side, frame);
         Verdict::Forward

@@ -267,7 +267,10 @@ impl Policy {
         for (position, service) in services.iter().enumerate() {
             for earlier in services.iter().take(position) {
                 if earlier.prefix.overlaps(&service.prefix) && earlier.ports.overlaps(&service.ports) {
-                    return Err(PolicyError::Overlap { first: earlier.name.clone(), second: service.name.clone() });
+                    return Err(PolicyError::Overlap {
+                        first: earlier.name.clone(),
+                        second: service.name.clone(),
+                    });
                 }
             }
             let id = ServiceId(u16::try_from(position).unwrap_or(u16::MAX));
@@ -331,7 +334,9 @@ pub enum PolicyError {
 impl core::fmt::Display for PolicyError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
-            PolicyError::TooMany { count } => write!(f, "{count} services, at most {MAX_SERVICES} are possible"),
+            PolicyError::TooMany { count } => {
+                write!(f, "{count} services, at most {MAX_SERVICES} are possible")
+            }
             PolicyError::Overlap { first, second } => {
                 write!(f, "services \"{first}\" and \"{second}\" share an address and a port")
             }

@@ -115,7 +115,8 @@ counters! {
 }
 
 /// Upper bounds, in seconds, of the buckets of the time from a valid ACK to the server's SYN-ACK.
-pub const HANDSHAKE_BUCKETS: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 4.0, 16.0];
+pub const HANDSHAKE_BUCKETS: [f64; 12] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 4.0, 16.0];
 
 const HANDSHAKE_BUCKET_NANOS: [u64; 12] = [
     500_000,
