@@ -93,6 +93,9 @@ counters! {
         backend_timeout,
         /// The client reset the connection before the server had answered.
         backend_aborted,
+        /// The server refused timestamps that the client had been promised: the client would discard all it sends
+        /// (RFC 7323 §3.2), so the connection was reset and the promise is not given again.
+        backend_no_timestamps,
         /// RSTs sent to clients.
         reset_client,
         /// RSTs sent to the server.
@@ -109,6 +112,8 @@ counters! {
         flows_closed,
         /// Flows that ended by idle timeout.
         flows_expired,
+        /// Connections let through as they are that their client never completed.
+        half_open_expired,
         /// SYNs that `monitor` let through and `always` would have answered with a cookie.
         would_challenge,
     }

@@ -111,12 +111,8 @@ drop_reasons! {
     HalfOpenFull => "half_open_full",
     /// The flow table is full.
     FlowTableFull => "flow_table_full",
-    /// The server refused or did not answer; this segment came after its client was told.
-    ServerRefused => "server_refused",
     /// An answer of the server that fits no SYN of ours.
     UnexpectedAnswer => "unexpected_answer",
-    /// The flow has been reset; late segments of it end here.
-    FlowReset => "flow_reset",
 }
 
 /// The frames that the engine originates while it handles an input, in order, ready to send.

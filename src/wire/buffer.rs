@@ -44,7 +44,7 @@ impl Offload {
     }
 
     fn read(header: &[u8]) -> Offload {
-        let half = |at: usize| u16::from_ne_bytes([header[at], header[at + 1]]);
+        let half = |at: usize| u16::from_ne_bytes([header[at], header[at.saturating_add(1)]]);
         Offload {
             flags: header[0],
             gso_type: header[1],
@@ -120,7 +120,7 @@ impl FrameBuf {
 
     /// The frame as something to send.
     pub fn as_frame(&self) -> FrameRef<'_> {
-        FrameRef(&self.storage[..OFFLOAD_HEADER_LEN + self.len])
+        FrameRef(&self.storage[..OFFLOAD_HEADER_LEN.saturating_add(self.len)])
     }
 }
 

@@ -1,0 +1,261 @@
+//! A connection that is being opened towards its server in the name of a client: what is known of it, and what
+//! segments of either end mean to it. No table, no counter: decisions only.
+
+use core::time::Duration;
+
+use super::classify::{Arrival, verify};
+use super::flow::{End, Flow, FlowState};
+use super::translate::{Rescale, Translation};
+use super::verdict::{DropReason, Verdict};
+use crate::cookie::Offer;
+use crate::table::early_data::EarlyData;
+use crate::time::Instant;
+use crate::wire::ethernet::LinkHeader;
+use crate::wire::seq::SeqNumber;
+use crate::wire::tcp::{Flags, Segment};
+use crate::wire::tcp_options::SynOptions;
+
+/// What a returned cookie told of the client: all that is needed to open the connection in its name.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Handshake {
+    /// Towards the server.
+    pub(super) link: LinkHeader,
+    pub(super) hop_limit: u8,
+    /// The client's ISS, which is our ISS towards the server.
+    pub(super) client_iss: SeqNumber,
+    /// The ISS that the client knows its server by.
+    pub(super) cookie_iss: SeqNumber,
+    /// The TSval that the client last saw from us.
+    pub(super) cookie_ts: u32,
+    /// The client's latest TSval.
+    pub(super) client_tsval: u32,
+    pub(super) offer: Offer,
+    /// The client's latest window field.
+    pub(super) window: u16,
+    /// The window scale that the client was told the server uses.
+    pub(super) told_wscale: u8,
+}
+
+/// A connection whose server has been sent a SYN.
+pub(super) struct Backend {
+    pub(super) handshake: Handshake,
+    early: EarlyData,
+    /// The client has sent its FIN behind the early data.
+    fin: bool,
+    /// SYNs sent again.
+    retries: u32,
+    /// A SYN was sent at once because the server answered with an old connection's ACK; once between two timeouts.
+    was_hurried: bool,
+    /// The server has answered; a flow is taking over.
+    is_done: bool,
+}
+
+/// A server's answer, and all that the flow is made of.
+pub(super) struct Completion {
+    pub(super) handshake: Handshake,
+    pub(super) early: EarlyData,
+    pub(super) fin: bool,
+    /// The options of the server's SYN-ACK.
+    pub(super) answer: SynOptions,
+}
+
+/// What a server's segment means to the entry.
+pub(super) enum Answer {
+    /// The connection is open.
+    Established(Completion),
+    /// The server refused it.
+    Refused(Handshake),
+    /// It is no answer: RST for what it acknowledges, and perhaps the SYN again.
+    Unexpected { resend: Option<Handshake>, wants_reset: bool },
+}
+
+/// What a client's segment means to the entry.
+pub(super) enum FromClient {
+    Settled(Verdict),
+    Reset,
+    /// It belongs to another connection on the tuple.
+    Foreign,
+}
+
+/// What a timeout leads to.
+pub(super) enum Timeout {
+    Resend(Handshake),
+    GiveUp(Handshake),
+}
+
+impl Backend {
+    /// A connection whose first SYN is about to be sent.
+    pub(super) fn new(handshake: Handshake, early: EarlyData, fin: bool) -> Backend {
+        Backend { handshake, early, fin, retries: 0, was_hurried: false, is_done: false }
+    }
+
+    /// Moves on after the server was silent for a timeout; how long the next one is.
+    pub(super) fn time_out(&mut self) -> (Timeout, Duration) {
+        self.was_hurried = false;
+        if self.retries >= MAX_RETRIES {
+            return (Timeout::GiveUp(self.handshake), Duration::ZERO);
+        }
+        self.retries = self.retries.saturating_add(1);
+        (Timeout::Resend(self.handshake), FIRST_TIMEOUT.saturating_mul(1 << self.retries))
+    }
+
+    /// Handles a client's segment; of early data at most `total` octets are kept for all connections together.
+    pub(super) fn handle_client(
+        &mut self,
+        arrival: &Arrival<'_>,
+        segment: &Segment<'_>,
+        total: u64,
+    ) -> FromClient {
+        let first = self.handshake.client_iss.add(1);
+        let next = first.add(u32::try_from(self.early.octets().len()).unwrap_or(0)).add(u32::from(self.fin));
+        if arrival.flags.has(Flags::RST) {
+            let is_exact = arrival.seq == first || arrival.seq == next;
+            return if is_exact { FromClient::Reset } else { drop_for(DropReason::BadReset) };
+        }
+        if arrival.flags.has(Flags::SYN) || !arrival.flags.has(Flags::ACK) {
+            return drop_for(DropReason::BadFlags);
+        }
+        // The client has got nothing from the server yet that it could acknowledge but the SYN-ACK.
+        if arrival.ack != self.handshake.cookie_iss.add(1) {
+            return FromClient::Foreign;
+        }
+        if let Err(reason) = verify(arrival, segment.frame()) {
+            return drop_for(reason);
+        }
+        if let Some((value, echo)) = segment.options().timestamps() {
+            self.handshake.client_tsval = value;
+            self.handshake.cookie_ts = echo;
+        }
+        self.handshake.window = arrival.window;
+        if !arrival.end.is_after(next) {
+            return FromClient::Settled(Verdict::Consume);
+        }
+        self.keep(arrival, segment, next, total)
+    }
+
+    /// Keeps what is new of a segment that continues the early data.
+    fn keep(
+        &mut self,
+        arrival: &Arrival<'_>,
+        segment: &Segment<'_>,
+        next: SeqNumber,
+        total: u64,
+    ) -> FromClient {
+        let known = next.distance_from(arrival.seq);
+        let new = usize::try_from(known).ok().and_then(|known| segment.payload().get(known..));
+        let Some(new) = new.filter(|_| !self.fin && !arrival.seq.is_after(next)) else {
+            return drop_for(DropReason::EarlyDataExceeded);
+        };
+        if self.is_done {
+            return drop_for(DropReason::EarlyDataExceeded);
+        }
+        let bound = usize::from(arrival.service.early_data);
+        if !self.early.append(new, bound, total) {
+            return drop_for(DropReason::EarlyDataExceeded);
+        }
+        self.fin = arrival.flags.has(Flags::FIN);
+        FromClient::Settled(Verdict::Consume)
+    }
+
+    /// Handles a server's segment; `empty` takes the place of the early data when the connection is open.
+    pub(super) fn handle_server(&mut self, arrival: &Arrival<'_>, frame: &[u8], empty: EarlyData) -> Answer {
+        let flags = arrival.flags;
+        let acknowledges_syn = flags.has(Flags::ACK) && arrival.ack == self.handshake.client_iss.add(1);
+        if self.is_done || verify(arrival, frame).is_err() {
+            return Answer::Unexpected { resend: None, wants_reset: false };
+        }
+        if flags.has(Flags::RST) {
+            // Only a RST that acknowledges our SYN is an answer to it (RFC 9293 §3.10.7.3).
+            return if acknowledges_syn {
+                Answer::Refused(self.handshake)
+            } else {
+                Answer::Unexpected { resend: None, wants_reset: false }
+            };
+        }
+        if flags.has(Flags::SYN) && acknowledges_syn {
+            self.is_done = true;
+            let early = core::mem::replace(&mut self.early, empty);
+            let answer = SynOptions::parse(Segment::new(frame, arrival.layout).options());
+            return Answer::Established(Completion {
+                handshake: self.handshake,
+                early,
+                fin: self.fin,
+                answer,
+            });
+        }
+        if !flags.has(Flags::ACK) {
+            return Answer::Unexpected { resend: None, wants_reset: false };
+        }
+        // A bare ACK: the server still holds an old connection on the tuple. RST frees it, and the SYN goes out again
+        // at once instead of after a timeout; once, or two stacks could play this at full speed.
+        let resend = (!flags.has(Flags::SYN) && !self.was_hurried).then_some(self.handshake);
+        self.was_hurried = true;
+        Answer::Unexpected { resend, wants_reset: true }
+    }
+}
+
+impl Completion {
+    /// The flow that the server's SYN-ACK opens.
+    pub(super) fn flow(&self, arrival: &Arrival<'_>, now: Instant) -> Flow {
+        let handshake = &self.handshake;
+        let early = u32::try_from(self.early.octets().len()).unwrap_or(0).wrapping_add(u32::from(self.fin));
+        let first = handshake.client_iss.add(1);
+        let offered = u32::from(arrival.service.early_data).max(u32::from(arrival.window));
+        let window = u32::from(handshake.window).wrapping_shl(u32::from(self.client_window().from));
+        let server_ts = self.answer.timestamps.map_or(0, |(value, _)| value);
+        Flow {
+            service: arrival.id,
+            state: if self.fin { FlowState::HalfClosed } else { FlowState::Established },
+            is_direct: false,
+            client_iss: handshake.client_iss,
+            translation: Translation {
+                delta: arrival.seq.distance_from(handshake.cookie_iss),
+                ts_delta: server_ts.wrapping_sub(handshake.cookie_ts),
+                server_window: self.server_window(),
+                client_window: self.client_window(),
+                strips_sack: handshake.offer.sack && !self.answer.sack,
+            },
+            client: End {
+                is_known: true,
+                next: first.add(early),
+                acked: arrival.seq.add(1),
+                edge: arrival.seq.add(1).add(window),
+                max_window: window,
+                fin: self.fin.then_some(first.add(early)),
+            },
+            server: End {
+                is_known: true,
+                next: arrival.seq.add(1),
+                acked: first,
+                edge: first.add(offered),
+                max_window: offered,
+                fin: None,
+            },
+            last_seen: now,
+            armed_for: Instant::ZERO,
+        }
+    }
+
+    /// How the server's window field is to be changed for the client.
+    pub(super) fn server_window(&self) -> Rescale {
+        let is_scaled = self.handshake.offer.wscale.is_some();
+        Rescale {
+            from: self.answer.wscale.filter(|_| is_scaled).unwrap_or(0),
+            to: if is_scaled { self.handshake.told_wscale } else { 0 },
+        }
+    }
+
+    /// How the client's window field is to be changed for the server, which scales only if it said so itself.
+    pub(super) fn client_window(&self) -> Rescale {
+        let own = self.handshake.offer.wscale.unwrap_or(0);
+        Rescale { from: own, to: if self.answer.wscale.is_some() { own } else { 0 } }
+    }
+}
+
+fn drop_for(reason: DropReason) -> FromClient {
+    FromClient::Settled(Verdict::Drop(reason))
+}
+
+/// The SYN goes out again after 1, 2 and 4 s (RFC 6298 §2, §5.5), and 8 s later the client is told.
+pub(super) const FIRST_TIMEOUT: Duration = Duration::from_secs(1);
+const MAX_RETRIES: u32 = 3;

@@ -1,0 +1,154 @@
+//! ESTABLISHED and after: the segments of a flow that both ends have opened (RFC 9293 §3.10.7.4).
+
+use super::Step;
+use super::classify::Arrival;
+use super::flow::{Flow, FlowState, Standing};
+use super::reply;
+use super::verdict::{DropReason, Side, Verdict};
+use crate::time::Instant;
+use crate::wire::build::SegmentSpec;
+use crate::wire::seq::SeqNumber;
+use crate::wire::tcp::Flags;
+
+/// What the flow says of a segment.
+enum Outcome {
+    /// What becomes of it.
+    Settled(Verdict),
+    /// It may open the next connection on the tuple; `next` is what the server expects of the client.
+    MayReopen { is_over: bool, next: SeqNumber },
+}
+
+/// What the segment did to the flow.
+struct Change {
+    is_over: bool,
+    rearm: Option<Instant>,
+}
+
+impl Step<'_> {
+    /// Handles a segment that may belong to a flow; `None` if there is none.
+    pub(super) fn established(
+        &mut self,
+        side: Side,
+        arrival: &Arrival<'_>,
+        frame: &mut [u8],
+    ) -> Option<Verdict> {
+        match self.handle_in_flow(side, arrival, frame, true)? {
+            Outcome::Settled(verdict) => Some(verdict),
+            Outcome::MayReopen { is_over, next } => self.reopen(arrival, frame, is_over, next),
+        }
+    }
+
+    fn handle_in_flow(
+        &mut self,
+        side: Side,
+        arrival: &Arrival<'_>,
+        frame: &mut [u8],
+        may_reopen: bool,
+    ) -> Option<Outcome> {
+        let (now, limits) = (self.now, &self.policy.limits);
+        let (outcome, change) = self.shared.flows.with(&arrival.key, |flow| {
+            let before = flow.state;
+            let outcome = handle(flow, side, arrival, frame, now, may_reopen);
+            let deadline = flow.deadline(limits);
+            let change = Change {
+                is_over: flow.state.is_over() && !before.is_over(),
+                rearm: (flow.state != before && deadline < flow.armed_for).then_some(deadline),
+            };
+            (outcome, change)
+        })?;
+        if change.is_over {
+            self.counters(arrival.id).flows_closed.add(1);
+        }
+        if let Some(deadline) = change.rearm {
+            self.arm_flow(arrival.key, deadline);
+        }
+        Some(outcome)
+    }
+
+    /// A client's ACK does not look like one of the flow on its tuple. If it carries a cookie of ours, the client has
+    /// opened a new connection: it closed or lost the old one (a reboot), and the new one takes its place. If not, it
+    /// is the flow's after all.
+    fn reopen(
+        &mut self,
+        arrival: &Arrival<'_>,
+        frame: &mut [u8],
+        is_over: bool,
+        next: SeqNumber,
+    ) -> Option<Verdict> {
+        let Ok(redemption) = self.redeem(arrival, frame) else {
+            return match self.handle_in_flow(Side::Client, arrival, frame, false)? {
+                Outcome::Settled(verdict) => Some(verdict),
+                Outcome::MayReopen { .. } => None,
+            };
+        };
+        if self
+            .shared
+            .flows
+            .remove_if(&arrival.key, |flow| flow.client_iss != redemption.client_iss)
+            .is_none()
+        {
+            return Some(Verdict::Drop(DropReason::CookieReplayed));
+        }
+        if !is_over {
+            // The server still holds the old connection: end it with the number that it expects (RFC 5961 §3.2).
+            let counters = self.counters(arrival.id);
+            counters.flows_closed.add(1);
+            counters.reset_server.add(1);
+            let reset = SegmentSpec { seq: next, flags: Flags::RST, ..reply::onward(arrival, frame) };
+            reply::send(self.out, Side::Server, &reset);
+        }
+        Some(self.admit(arrival, frame, &redemption))
+    }
+}
+
+/// Judges, notes and translates a segment of the flow.
+fn handle(
+    flow: &mut Flow,
+    side: Side,
+    arrival: &Arrival<'_>,
+    frame: &mut [u8],
+    now: Instant,
+    may_reopen: bool,
+) -> Outcome {
+    let ack = match side {
+        Side::Client => arrival.ack.add(flow.translation.delta),
+        Side::Server => arrival.ack,
+    };
+    let mut standing = flow.judge(side, arrival, ack);
+    if flow.is_direct {
+        // What a direct flow carries is never judged, only watched.
+        if standing == Standing::OutOfWindow {
+            standing = Standing::Acceptable;
+        }
+    } else {
+        if may_reopen && looks_like_new(flow, side, arrival, standing) {
+            return Outcome::MayReopen { is_over: flow.state.is_over(), next: flow.client.next };
+        }
+        match standing {
+            Standing::BadReset => return Outcome::Settled(Verdict::Drop(DropReason::BadReset)),
+            Standing::OutOfWindow => return Outcome::Settled(Verdict::Drop(DropReason::OutOfWindow)),
+            Standing::Acceptable | Standing::ExactReset | Standing::InexactReset => {}
+        }
+        match side {
+            Side::Client => flow.translation.client_to_server(arrival, frame),
+            Side::Server => flow.translation.server_to_client(arrival, frame),
+        }
+    }
+    match standing {
+        Standing::Acceptable => flow.note(side, arrival, ack, now),
+        Standing::ExactReset if flow.state != FlowState::Reset => flow.last_seen = now,
+        Standing::ExactReset | Standing::InexactReset | Standing::BadReset | Standing::OutOfWindow => {}
+    }
+    flow.advance(standing);
+    Outcome::Settled(Verdict::Forward)
+}
+
+/// Whether a client's segment may be the ACK of a new connection: one that does not fit, or any on a tuple whose
+/// connection is over. The old entry must not swallow it (the bug of nearly every SYN proxy).
+fn looks_like_new(flow: &Flow, side: Side, arrival: &Arrival<'_>, standing: Standing) -> bool {
+    side == Side::Client
+        && arrival.flags.has(Flags::ACK)
+        && !arrival.flags.has(Flags::SYN.with(Flags::RST))
+        && arrival.seq.sub(1) != flow.client_iss
+        && (standing == Standing::OutOfWindow || flow.state.is_over())
+}

@@ -1,0 +1,230 @@
+//! What is remembered of a connection that both ends have opened.
+//!
+//! All sequence numbers here are the server's view: the client's own numbers are the same on both sides, and the
+//! server's are kept as the server counts them.
+
+use core::time::Duration;
+
+use super::classify::Arrival;
+use super::policy::{Limits, ServiceId};
+use super::translate::Translation;
+use super::verdict::Side;
+use crate::table::capped::Grouped;
+use crate::time::Instant;
+use crate::wire::seq::SeqNumber;
+use crate::wire::tcp::Flags;
+
+/// Where a flow is in its life, as far as someone between the ends can tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FlowState {
+    /// No FIN yet.
+    Established,
+    /// One end has sent its FIN: half-closed, for as long as the other likes.
+    HalfClosed,
+    /// Both have, and one is not acknowledged.
+    Closing,
+    /// Both are acknowledged: 2 MSL for what is still on the way (RFC 9293 §3.6.1).
+    TimeWait,
+    /// One end has reset it.
+    Reset,
+}
+
+impl FlowState {
+    /// Every state.
+    pub(super) const ALL: [FlowState; 5] = [
+        FlowState::Established,
+        FlowState::HalfClosed,
+        FlowState::Closing,
+        FlowState::TimeWait,
+        FlowState::Reset,
+    ];
+
+    /// The value of the label `state` in `synwall_flows`.
+    pub(super) const fn label(self) -> &'static str {
+        match self {
+            FlowState::Established => "established",
+            FlowState::HalfClosed => "half_closed",
+            FlowState::Closing => "closing",
+            FlowState::TimeWait => "time_wait",
+            FlowState::Reset => "reset",
+        }
+    }
+
+    /// How long the flow lives without a segment.
+    pub(super) const fn timeout(self, limits: &Limits) -> Duration {
+        match self {
+            FlowState::Established => limits.established,
+            FlowState::HalfClosed => limits.half_closed,
+            FlowState::Closing => limits.closing,
+            FlowState::TimeWait => limits.time_wait,
+            FlowState::Reset => limits.reset,
+        }
+    }
+
+    /// Whether the connection is over: the tuple is free for the next.
+    pub(super) const fn is_over(self) -> bool {
+        match self {
+            FlowState::TimeWait | FlowState::Reset => true,
+            FlowState::Established | FlowState::HalfClosed | FlowState::Closing => false,
+        }
+    }
+}
+
+/// One end of a flow, as its segments have shown it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct End {
+    /// Whether anything of it was seen: until then the numbers mean nothing.
+    pub(super) is_known: bool,
+    /// SND.NXT: behind the last octet it has sent.
+    pub(super) next: SeqNumber,
+    /// RCV.NXT: the highest SEG.ACK it has sent.
+    pub(super) acked: SeqNumber,
+    /// The right edge of its window: its peer may send up to here.
+    pub(super) edge: SeqNumber,
+    /// The largest window it has announced, in octets.
+    pub(super) max_window: u32,
+    /// Behind its FIN.
+    pub(super) fin: Option<SeqNumber>,
+}
+
+/// A flow.
+#[derive(Clone, Debug)]
+pub(super) struct Flow {
+    pub(super) service: ServiceId,
+    pub(super) state: FlowState,
+    /// Let through as it is: nothing about it was promised, and nothing of it is refused.
+    pub(super) is_direct: bool,
+    pub(super) client_iss: SeqNumber,
+    pub(super) translation: Translation,
+    pub(super) client: End,
+    pub(super) server: End,
+    pub(super) last_seen: Instant,
+    /// The timer that counts for it; older ones are ignored.
+    pub(super) armed_for: Instant,
+}
+
+impl Flow {
+    /// Groups of the flow table: by state, and within a state translated flows and direct ones.
+    pub(super) const GROUPS: usize = FlowState::ALL.len() * 2;
+
+    /// The group of flows of this kind.
+    pub(super) const fn group_of(state: FlowState, is_direct: bool) -> usize {
+        let base = (state as usize).saturating_mul(2);
+        if is_direct { base.saturating_add(1) } else { base }
+    }
+}
+
+impl Grouped for Flow {
+    fn group(&self) -> usize {
+        Flow::group_of(self.state, self.is_direct)
+    }
+}
+
+/// How a segment stands to its flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// In the window, or an old duplicate that the peer will acknowledge again.
+    Acceptable,
+    /// A RST that its receiver will obey (RFC 5961 §3.2: SEG.SEQ is RCV.NXT).
+    ExactReset,
+    /// A RST in the window that its receiver will challenge (RFC 5961 §3.2).
+    InexactReset,
+    /// A RST that no receiver would look at.
+    BadReset,
+    /// Beyond the window, or acknowledging what was never sent.
+    OutOfWindow,
+}
+
+impl Flow {
+    /// A flow that is let through as it is.
+    pub(super) fn direct(service: ServiceId, client_iss: SeqNumber, now: Instant) -> Flow {
+        Flow {
+            service,
+            state: FlowState::Established,
+            is_direct: true,
+            client_iss,
+            translation: Translation::default(),
+            client: End::default(),
+            server: End::default(),
+            last_seen: now,
+            armed_for: Instant::ZERO,
+        }
+    }
+
+    /// When the flow ends unless a segment comes.
+    pub(super) fn deadline(&self, limits: &Limits) -> Instant {
+        self.last_seen.after(self.state.timeout(limits))
+    }
+
+    /// Judges a segment of `side` (RFC 9293 §3.10.7.4, RFC 5961), whose numbers are in the server's view.
+    pub(super) fn judge(&self, side: Side, arrival: &Arrival<'_>, ack: SeqNumber) -> Standing {
+        let (sender, receiver) = self.ends(side);
+        if arrival.flags.has(Flags::RST) {
+            return judge_reset(sender, receiver, arrival.seq);
+        }
+        // One octet beyond the edge is a window probe.
+        let is_ahead = arrival.end.is_after(receiver.edge.add(1));
+        let is_behind = arrival.end.is_before(sender.next.sub(receiver.max_window.max(OLD_SEGMENT)));
+        let has_bad_ack = arrival.flags.has(Flags::ACK)
+            && (ack.is_after(receiver.next)
+                || ack.is_before(receiver.next.sub(sender.max_window.saturating_add(OLD_SEGMENT))));
+        if is_ahead || is_behind || has_bad_ack { Standing::OutOfWindow } else { Standing::Acceptable }
+    }
+
+    /// Notes an acceptable segment of `side`.
+    pub(super) fn note(&mut self, side: Side, arrival: &Arrival<'_>, ack: SeqNumber, now: Instant) {
+        let rescale = match side {
+            Side::Client => self.translation.client_window,
+            Side::Server => self.translation.server_window,
+        };
+        let (sender, receiver) = match side {
+            Side::Client => (&mut self.client, &self.server),
+            Side::Server => (&mut self.server, &self.client),
+        };
+        if !sender.is_known {
+            *sender = End { is_known: true, next: arrival.end, acked: ack, edge: ack, ..*sender };
+        }
+        sender.next = sender.next.max(arrival.end);
+        if arrival.layout.is_fragment {
+            // How much more it carries only the later fragments know: as much as the window takes.
+            sender.next = sender.next.max(receiver.edge);
+        }
+        if arrival.flags.has(Flags::ACK) {
+            sender.acked = sender.acked.max(ack);
+            // What the peer is told may round up what was said.
+            let said = u32::from(arrival.window).wrapping_shl(u32::from(rescale.from));
+            let told = u32::from(rescale.apply(arrival.window)).wrapping_shl(u32::from(rescale.to));
+            let window = said.max(told);
+            sender.edge = sender.edge.max(ack.add(window));
+            sender.max_window = sender.max_window.max(window);
+        }
+        if arrival.flags.has(Flags::FIN) && arrival.end == sender.next {
+            sender.fin = Some(arrival.end);
+        }
+        self.last_seen = now;
+    }
+
+    /// The sender's and the receiver's end of what `side` sends.
+    pub(super) fn ends(&self, side: Side) -> (&End, &End) {
+        match side {
+            Side::Client => (&self.client, &self.server),
+            Side::Server => (&self.server, &self.client),
+        }
+    }
+}
+
+fn judge_reset(sender: &End, receiver: &End, seq: SeqNumber) -> Standing {
+    // What the receiver has got but not yet acknowledged passed here, so its RCV.NXT is one of the two.
+    if !sender.is_known || !receiver.is_known {
+        Standing::InexactReset
+    } else if seq == receiver.acked || seq == sender.next {
+        Standing::ExactReset
+    } else if !seq.is_before(receiver.acked) && seq.is_before(receiver.edge) {
+        Standing::InexactReset
+    } else {
+        Standing::BadReset
+    }
+}
+
+/// How far behind a segment may be and still pass as an old duplicate, beside the window: a window without scaling.
+const OLD_SEGMENT: u32 = 66_000;

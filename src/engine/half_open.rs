@@ -1,0 +1,44 @@
+//! A connection of which only one end is known to be there.
+
+use super::backend::Backend;
+use super::policy::ServiceId;
+use crate::table::capped::Grouped;
+use crate::time::Instant;
+use crate::wire::seq::SeqNumber;
+
+/// An entry of the half-open table.
+pub(super) struct HalfOpen {
+    pub(super) service: ServiceId,
+    pub(super) admitted: Instant,
+    /// When something is to be done about it.
+    pub(super) deadline: Instant,
+    /// The timer that counts for it.
+    pub(super) armed_for: Instant,
+    pub(super) phase: Phase,
+}
+
+/// Which end is missing.
+pub(super) enum Phase {
+    /// The client has returned its cookie; the server has not answered.
+    Backend(Backend),
+    /// The client's SYN was let through; the client has not completed the handshake.
+    Direct { client_iss: SeqNumber },
+}
+
+impl HalfOpen {
+    /// Whether it waits for the server.
+    pub(super) fn is_backend(&self) -> bool {
+        matches!(self.phase, Phase::Backend(_))
+    }
+
+    /// Whether it waits for the client.
+    pub(super) fn is_direct(&self) -> bool {
+        !self.is_backend()
+    }
+}
+
+impl Grouped for HalfOpen {
+    fn group(&self) -> usize {
+        self.service.index()
+    }
+}

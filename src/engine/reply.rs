@@ -1,0 +1,109 @@
+//! The segments that synwall originates: none is longer than what it answers, none is sent twice without state.
+
+use core::net::IpAddr;
+
+use super::backend::Handshake;
+use super::classify::Arrival;
+use super::verdict::{Outbox, Side};
+use crate::table::flow_key::FlowKey;
+use crate::wire::build::SegmentSpec;
+use crate::wire::ethernet::LinkHeader;
+use crate::wire::seq::SeqNumber;
+use crate::wire::tcp::Flags;
+use crate::wire::tcp_options::SynOptions;
+
+/// TTL and hop limit of what is sent to clients: the number in use for new packets (RFC 1700, RFC 9293 §3.8.6).
+const HOP_LIMIT: u8 = 64;
+
+/// A bare segment in answer to `arrival`, back to where it came from.
+pub(super) fn answer<'a>(arrival: &Arrival<'_>, side: Side, frame: &[u8]) -> SegmentSpec<'a> {
+    let link = LinkHeader::of(frame, arrival.layout.network.offset).reversed();
+    bare(&arrival.key, side, link, HOP_LIMIT)
+}
+
+/// A bare segment towards the server in the client's name, along the way that `frame` of the client's takes.
+pub(super) fn onward<'a>(arrival: &Arrival<'_>, frame: &[u8]) -> SegmentSpec<'a> {
+    let link = LinkHeader::of(frame, arrival.layout.network.offset);
+    bare(&arrival.key, Side::Server, link, arrival.layout.network.hop_limit(frame))
+}
+
+/// RST in answer to an acknowledgement of nothing we sent: `<SEQ=SEG.ACK><CTL=RST>` (RFC 9293 §3.10.7.1).
+pub(super) fn reset_for_ack<'a>(arrival: &Arrival<'_>, side: Side, frame: &[u8]) -> SegmentSpec<'a> {
+    SegmentSpec { seq: arrival.ack, flags: Flags::RST, ..answer(arrival, side, frame) }
+}
+
+/// RST in answer to a SYN: `<SEQ=0><ACK=SEG.SEQ+SEG.LEN><CTL=RST,ACK>` (RFC 9293 §3.10.7.1).
+pub(super) fn refusal<'a>(arrival: &Arrival<'_>, frame: &[u8]) -> SegmentSpec<'a> {
+    SegmentSpec { ack: Some(arrival.seq.add(1)), flags: Flags::RST, ..answer(arrival, Side::Client, frame) }
+}
+
+impl Handshake {
+    /// SYN to the server as the client would have sent it: its ISS, its options as far as the cookie carried them, the
+    /// TSval of its ACK.
+    pub(super) fn syn<'a>(&self, key: &FlowKey, mss_limit: u16) -> SegmentSpec<'a> {
+        // The window of a SYN is never scaled (RFC 7323 §2.2).
+        let octets = u32::from(self.window).wrapping_shl(u32::from(self.offer.wscale.unwrap_or(0)));
+        SegmentSpec {
+            seq: self.client_iss,
+            flags: Flags::SYN,
+            window: u16::try_from(octets).unwrap_or(u16::MAX),
+            options: SynOptions {
+                mss: Some(self.offer.mss.min(mss_limit)),
+                wscale: self.offer.wscale,
+                sack: self.offer.sack,
+                timestamps: self.offer.timestamps.then_some((self.client_tsval, 0)),
+            },
+            ..self.segment_to_server(key)
+        }
+    }
+
+    /// A bare segment to the server in the client's name.
+    pub(super) fn segment_to_server<'a>(&self, key: &FlowKey) -> SegmentSpec<'a> {
+        bare(key, Side::Server, self.link, self.hop_limit)
+    }
+
+    /// RST that the client will obey: SEG.SEQ is what it expects next from the server it knows (RFC 5961 §3.2).
+    pub(super) fn reset_client<'a>(&self, key: &FlowKey) -> SegmentSpec<'a> {
+        SegmentSpec {
+            seq: self.cookie_iss.add(1),
+            ack: Some(self.client_iss.add(1)),
+            flags: Flags::RST,
+            ..self.segment_to_client(key)
+        }
+    }
+
+    /// A bare segment to the client in the server's name.
+    pub(super) fn segment_to_client<'a>(&self, key: &FlowKey) -> SegmentSpec<'a> {
+        bare(key, Side::Client, self.link.reversed(), HOP_LIMIT)
+    }
+}
+
+/// Adds the segment to the outbox.
+pub(super) fn send(out: &mut Outbox, side: Side, spec: &SegmentSpec<'_>) {
+    out.push(side, spec.room(), |buffer| spec.write(buffer));
+}
+
+/// A segment towards `side` with nothing in it.
+fn bare<'a>(key: &FlowKey, side: Side, link: LinkHeader, hop_limit: u8) -> SegmentSpec<'a> {
+    let client: (IpAddr, u16) = (key.client(), key.client_port());
+    let server = (key.server(), key.server_port());
+    let (source, destination) = match side {
+        Side::Client => (server, client),
+        Side::Server => (client, server),
+    };
+    SegmentSpec {
+        link,
+        source: source.0,
+        destination: destination.0,
+        hop_limit,
+        source_port: source.1,
+        destination_port: destination.1,
+        seq: SeqNumber(0),
+        ack: None,
+        flags: Flags::default(),
+        window: 0,
+        urgent: None,
+        options: SynOptions::default(),
+        payload: &[],
+    }
+}

@@ -1,0 +1,198 @@
+//! SYN-SENT: the client has returned its cookie, the server has been sent a SYN and has not answered yet
+//! (RFC 9293 §3.10.7.3).
+
+use super::Step;
+use super::backend::{Answer, Backend, Completion, FIRST_TIMEOUT, FromClient, Handshake, Timeout};
+use super::classify::Arrival;
+use super::half_open::{HalfOpen, Phase};
+use super::policy::ServiceId;
+use super::reply;
+use super::service::mss_of_mtu;
+use super::verdict::{DropReason, Side, Verdict};
+use crate::table::capped::Refused;
+use crate::table::early_data::EarlyData;
+use crate::table::flow_key::FlowKey;
+use crate::time::Instant;
+use crate::wire::build::SegmentSpec;
+use crate::wire::frame::Version;
+use crate::wire::tcp::{Flags, Segment};
+
+impl Step<'_> {
+    /// Enters SYN-SENT: remembers the connection and sends its SYN to the server. `payload` is early data; the
+    /// segment's FIN counts only if that `is_whole`.
+    pub(super) fn open_backend(
+        &mut self,
+        arrival: &Arrival<'_>,
+        handshake: Handshake,
+        payload: &[u8],
+        is_whole: bool,
+    ) -> Verdict {
+        let limits = &self.policy.limits;
+        let in_use = self.shared.flows.len().saturating_add(self.shared.half_open.len());
+        if in_use >= limits.max_flows as usize {
+            return Verdict::Drop(DropReason::FlowTableFull);
+        }
+        let mut early = EarlyData::new(self.shared.early_data.clone());
+        let bound = usize::from(arrival.service.early_data);
+        let has_kept_all = early.append(payload, bound, limits.early_data_total);
+        let fin = has_kept_all && is_whole && arrival.flags.has(Flags::FIN);
+        let deadline = self.now.after(FIRST_TIMEOUT);
+        let entry = HalfOpen {
+            service: arrival.id,
+            admitted: self.now,
+            deadline,
+            armed_for: Instant::ZERO,
+            phase: Phase::Backend(Backend::new(handshake, early, fin)),
+        };
+        let (cap, service_cap) = (limits.max_half_open as usize, arrival.service.max_half_open as usize);
+        match self.shared.half_open.admit(arrival.key, entry, cap, service_cap) {
+            Ok(()) => {}
+            Err(Refused::Full) => return Verdict::Drop(DropReason::HalfOpenFull),
+            // Another worker was faster with the same ACK.
+            Err(Refused::Exists) => return Verdict::Consume,
+        }
+        self.arm_half_open(arrival.key, deadline);
+        self.counters(arrival.id).backend_syn.add(1);
+        self.send_syn(&arrival.key, &handshake);
+        Verdict::Consume
+    }
+
+    /// Handles a client's segment while the server has not answered; `None` if there is no such entry.
+    pub(super) fn syn_sent_client(&mut self, arrival: &Arrival<'_>, frame: &mut [u8]) -> Option<Verdict> {
+        let total = self.policy.limits.early_data_total;
+        let segment = Segment::new(frame, arrival.layout);
+        let verdict = self.shared.half_open.with(&arrival.key, |entry| match &mut entry.phase {
+            Phase::Backend(backend) => Some(backend.handle_client(arrival, &segment, total)),
+            Phase::Direct { .. } => None,
+        })??;
+        match verdict {
+            FromClient::Settled(verdict) => Some(verdict),
+            FromClient::Reset => {
+                self.shared.half_open.remove_if(&arrival.key, HalfOpen::is_backend);
+                // The server's answer will find no flow and be reset.
+                self.counters(arrival.id).backend_aborted.add(1);
+                Some(Verdict::Consume)
+            }
+            FromClient::Foreign => {
+                let Ok(redemption) = self.redeem(arrival, frame) else {
+                    return Some(Verdict::Drop(DropReason::OutOfWindow));
+                };
+                // The client has given up and opened the next connection on the tuple.
+                self.shared.half_open.remove_if(&arrival.key, HalfOpen::is_backend);
+                self.counters(arrival.id).backend_aborted.add(1);
+                Some(self.admit(arrival, frame, &redemption))
+            }
+        }
+    }
+
+    /// Handles a server's segment while its answer to our SYN is awaited; `None` if there is no such entry.
+    pub(super) fn syn_sent_server(&mut self, arrival: &Arrival<'_>, frame: &[u8]) -> Option<Verdict> {
+        let pool = self.shared.early_data.clone();
+        let answer = self.shared.half_open.with(&arrival.key, |entry| match &mut entry.phase {
+            Phase::Backend(backend) => Some(backend.handle_server(arrival, frame, EarlyData::new(pool))),
+            Phase::Direct { .. } => None,
+        })??;
+        match answer {
+            Answer::Established(completion) => Some(self.complete(arrival, &completion)),
+            Answer::Refused(handshake) => {
+                self.refuse(arrival, &handshake);
+                Some(Verdict::Consume)
+            }
+            Answer::Unexpected { resend, wants_reset } => {
+                if wants_reset {
+                    self.counters(arrival.id).reset_server.add(1);
+                    reply::send(self.out, Side::Server, &reply::reset_for_ack(arrival, Side::Server, frame));
+                }
+                if let Some(handshake) = resend {
+                    self.counters(arrival.id).backend_syn_retransmitted.add(1);
+                    self.send_syn(&arrival.key, &handshake);
+                }
+                Some(Verdict::Drop(DropReason::UnexpectedAnswer))
+            }
+        }
+    }
+
+    /// The server has answered: the flow is open, and what the client has sent meanwhile is replayed.
+    fn complete(&mut self, arrival: &Arrival<'_>, completion: &Completion) -> Verdict {
+        let handshake = &completion.handshake;
+        self.shared.service(arrival.id).learn(&handshake.offer, &completion.answer);
+        if handshake.offer.timestamps && completion.answer.timestamps.is_none() {
+            return self.fail_without_timestamps(arrival, handshake);
+        }
+        // The flow is there before the half-open entry goes: a segment that another worker handles meanwhile finds one
+        // of the two.
+        let cap = self.policy.limits.max_flows as usize;
+        let flow = completion.flow(arrival, self.now);
+        let deadline = flow.deadline(&self.policy.limits);
+        let admitted = self.shared.flows.admit(arrival.key, flow, cap, cap);
+        let counters = self.counters(arrival.id);
+        if let Some(entry) = self.shared.half_open.remove_if(&arrival.key, HalfOpen::is_backend) {
+            let row = self.stats.service(Some(arrival.id));
+            row.handshake.observe(self.now.since(entry.admitted));
+        }
+        if admitted.is_err() {
+            self.reset_both(arrival, handshake);
+            return Verdict::Drop(DropReason::FlowTableFull);
+        }
+        counters.backend_established.add(1);
+        counters.flows_proxied.add(1);
+        self.arm_flow(arrival.key, deadline);
+        self.replay(arrival, completion);
+        Verdict::Consume
+    }
+
+    /// The client was promised timestamps and would discard every segment without them (RFC 7323 §3.2).
+    fn fail_without_timestamps(&mut self, arrival: &Arrival<'_>, handshake: &Handshake) -> Verdict {
+        self.shared.half_open.remove_if(&arrival.key, HalfOpen::is_backend);
+        self.counters(arrival.id).backend_no_timestamps.add(1);
+        self.reset_both(arrival, handshake);
+        Verdict::Consume
+    }
+
+    fn reset_both(&mut self, arrival: &Arrival<'_>, handshake: &Handshake) {
+        let counters = self.counters(arrival.id);
+        counters.reset_client.add(1);
+        counters.reset_server.add(1);
+        reply::send(self.out, Side::Client, &handshake.reset_client(&arrival.key));
+        let reset = SegmentSpec {
+            seq: handshake.client_iss.add(1),
+            flags: Flags::RST,
+            ..handshake.segment_to_server(&arrival.key)
+        };
+        reply::send(self.out, Side::Server, &reset);
+    }
+
+    /// The server refused: so does the client's connection end, and the next SYNs are answered at once.
+    fn refuse(&mut self, arrival: &Arrival<'_>, handshake: &Handshake) {
+        self.shared.half_open.remove_if(&arrival.key, HalfOpen::is_backend);
+        let server = (arrival.key.server(), arrival.key.server_port());
+        self.shared.refused.insert(server, self.now, self.policy.limits.refused);
+        let counters = self.counters(arrival.id);
+        counters.backend_refused.add(1);
+        counters.reset_client.add(1);
+        reply::send(self.out, Side::Client, &handshake.reset_client(&arrival.key));
+    }
+
+    /// Acts on the silence of a server: the SYN again, or the end.
+    pub(super) fn syn_sent_timeout(&mut self, key: &FlowKey, service: ServiceId, timeout: &Timeout) {
+        let counters = self.counters(service);
+        match timeout {
+            Timeout::Resend(handshake) => {
+                counters.backend_syn_retransmitted.add(1);
+                self.send_syn(key, handshake);
+            }
+            Timeout::GiveUp(handshake) => {
+                self.shared.half_open.remove_if(key, HalfOpen::is_backend);
+                counters.backend_timeout.add(1);
+                counters.reset_client.add(1);
+                reply::send(self.out, Side::Client, &handshake.reset_client(key));
+            }
+        }
+    }
+
+    fn send_syn(&mut self, key: &FlowKey, handshake: &Handshake) {
+        let version = if key.server().is_ipv4() { Version::V4 } else { Version::V6 };
+        let spec = handshake.syn(key, mss_of_mtu(self.policy.mtu, version));
+        reply::send(self.out, Side::Server, &spec);
+    }
+}

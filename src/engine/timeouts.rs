@@ -1,0 +1,101 @@
+//! What is done when time has passed: one look at an entry when its timer comes up.
+//!
+//! A timer says only when to look. The entry knows its own deadline, so that a segment need not touch the wheel: a
+//! timer that comes up early is armed again, one that was superseded is ignored.
+
+use super::Step;
+use super::backend::Timeout;
+use super::half_open::Phase;
+use super::policy::ServiceId;
+use crate::table::flow_key::FlowKey;
+use crate::table::timers::Due;
+use crate::time::Instant;
+
+/// What kind of entry a timer belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TimerKind {
+    HalfOpen,
+    Flow,
+}
+
+/// What a half-open entry's timer leads to, decided under its lock and done without it.
+enum Expiry {
+    Nothing,
+    Backend(ServiceId, Timeout),
+    Direct,
+}
+
+impl Step<'_> {
+    /// Serves one timer.
+    pub(super) fn time_out(&mut self, due: &Due<TimerKind>) {
+        match due.kind {
+            TimerKind::HalfOpen => self.half_open_timeout(due),
+            TimerKind::Flow => self.flow_timeout(due),
+        }
+    }
+
+    /// Arms the timer of a half-open entry.
+    pub(super) fn arm_half_open(&mut self, key: FlowKey, deadline: Instant) {
+        let armed_for = self.timers.arm(key, TimerKind::HalfOpen, self.now, deadline);
+        self.shared.half_open.with(&key, |entry| entry.armed_for = armed_for);
+    }
+
+    /// Arms the timer of a flow.
+    pub(super) fn arm_flow(&mut self, key: FlowKey, deadline: Instant) {
+        let armed_for = self.timers.arm(key, TimerKind::Flow, self.now, deadline);
+        self.shared.flows.with(&key, |flow| flow.armed_for = armed_for);
+    }
+
+    fn half_open_timeout(&mut self, due: &Due<TimerKind>) {
+        let (now, timers) = (self.now, &mut *self.timers);
+        let expiry = self.shared.half_open.with(&due.key, |entry| {
+            if entry.armed_for != due.armed_for {
+                return Expiry::Nothing;
+            }
+            let expiry = match &mut entry.phase {
+                _ if now < entry.deadline => Expiry::Nothing,
+                Phase::Direct { .. } => return Expiry::Direct,
+                Phase::Backend(backend) => {
+                    let (timeout, next) = backend.time_out();
+                    entry.deadline = now.after(next);
+                    Expiry::Backend(entry.service, timeout)
+                }
+            };
+            entry.armed_for = timers.arm(due.key, TimerKind::HalfOpen, now, entry.deadline);
+            expiry
+        });
+        match expiry {
+            None | Some(Expiry::Nothing) => {}
+            Some(Expiry::Backend(service, timeout)) => self.syn_sent_timeout(&due.key, service, &timeout),
+            Some(Expiry::Direct) => {
+                let is_due = |entry: &super::half_open::HalfOpen| entry.is_direct() && entry.deadline <= now;
+                if let Some(entry) = self.shared.half_open.remove_if(&due.key, is_due) {
+                    self.counters(entry.service).half_open_expired.add(1);
+                }
+            }
+        }
+    }
+
+    fn flow_timeout(&mut self, due: &Due<TimerKind>) {
+        let (now, limits, timers) = (self.now, &self.policy.limits, &mut *self.timers);
+        let is_due = self.shared.flows.with(&due.key, |flow| {
+            if flow.armed_for != due.armed_for {
+                return false;
+            }
+            let deadline = flow.deadline(limits);
+            if deadline <= now {
+                return true;
+            }
+            flow.armed_for = timers.arm(due.key, TimerKind::Flow, now, deadline);
+            false
+        });
+        if is_due != Some(true) {
+            return;
+        }
+        if let Some(flow) = self.shared.flows.remove_if(&due.key, |flow| flow.deadline(limits) <= now)
+            && !flow.state.is_over()
+        {
+            self.counters(flow.service).flows_expired.add(1);
+        }
+    }
+}

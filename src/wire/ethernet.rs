@@ -1,0 +1,108 @@
+//! Ethernet II with up to two VLAN tags (IEEE 802.1Q, 802.1ad).
+
+use super::read_u16;
+
+/// EtherType of IPv4.
+pub const IPV4: u16 = 0x0800;
+/// EtherType of IPv6.
+pub const IPV6: u16 = 0x86dd;
+
+/// Octets of the two MAC addresses.
+const ADDRESSES_LEN: usize = 12;
+/// Octets of a VLAN tag.
+const TAG_LEN: usize = 4;
+/// The most tags that are looked behind: customer and service tag.
+const MAX_TAGS: usize = 2;
+/// Octets of the longest header.
+pub const MAX_HEADER_LEN: usize = ADDRESSES_LEN + MAX_TAGS * TAG_LEN + 2;
+
+/// The EtherType behind the tags, and where the payload starts; `None` if the frame ends before.
+///
+/// A frame with more than two tags yields the third tag's type: nothing that anyone here looks into.
+pub fn parse(frame: &[u8]) -> Option<(u16, usize)> {
+    let mut at = ADDRESSES_LEN;
+    for _ in 0..MAX_TAGS {
+        if !is_tag(read_u16(frame, at)) {
+            break;
+        }
+        at = at.saturating_add(TAG_LEN);
+    }
+    let payload = at.saturating_add(2);
+    (frame.len() >= payload).then(|| (read_u16(frame, at), payload))
+}
+
+fn is_tag(ethertype: u16) -> bool {
+    // 802.1Q, 802.1ad, and the number that was in use before 802.1ad.
+    matches!(ethertype, 0x8100 | 0x88a8 | 0x9100)
+}
+
+/// A link header, kept to address frames that are originated later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkHeader {
+    octets: [u8; MAX_HEADER_LEN],
+    len: u8,
+}
+
+impl LinkHeader {
+    /// The header that takes the first `len` octets of `frame`, cut at [`MAX_HEADER_LEN`].
+    pub fn of(frame: &[u8], len: usize) -> LinkHeader {
+        let len = len.min(MAX_HEADER_LEN).min(frame.len());
+        let mut octets = [0; MAX_HEADER_LEN];
+        octets[..len].copy_from_slice(&frame[..len]);
+        LinkHeader { octets, len: len as u8 }
+    }
+
+    /// The same with source and destination exchanged and the tags kept: the way back.
+    #[must_use]
+    pub fn reversed(mut self) -> LinkHeader {
+        let (destination, rest) = self.octets.split_at_mut(6);
+        destination.swap_with_slice(&mut rest[..6]);
+        self
+    }
+
+    /// Its octets.
+    pub fn octets(&self) -> &[u8] {
+        &self.octets[..usize::from(self.len)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(types: &[u16]) -> Vec<u8> {
+        let mut octets = (1..=12).collect::<Vec<u8>>();
+        for (index, ethertype) in types.iter().enumerate() {
+            octets.extend(ethertype.to_be_bytes());
+            if index + 1 < types.len() {
+                octets.extend([0, 7]);
+            }
+        }
+        octets
+    }
+
+    #[test]
+    fn tags_are_looked_behind_up_to_two() {
+        assert_eq!(parse(&frame(&[IPV4])), Some((IPV4, 14)));
+        assert_eq!(parse(&frame(&[0x8100, IPV6])), Some((IPV6, 18)));
+        assert_eq!(parse(&frame(&[0x88a8, 0x8100, IPV4])), Some((IPV4, 22)));
+        assert_eq!(parse(&frame(&[0x88a8, 0x8100, 0x8100, IPV4])), Some((0x8100, 22)));
+    }
+
+    #[test]
+    fn every_cut_of_a_tagged_header_is_none() {
+        let whole = frame(&[0x88a8, 0x8100, IPV4]);
+        for len in 0..whole.len() {
+            assert_eq!(parse(&whole[..len]), None, "{len} octets");
+        }
+    }
+
+    #[test]
+    fn reversed_swaps_addresses_and_keeps_tags() {
+        let whole = frame(&[0x8100, IPV4]);
+        let back = LinkHeader::of(&whole, 18).reversed();
+        assert_eq!(back.octets()[..12], [7, 8, 9, 10, 11, 12, 1, 2, 3, 4, 5, 6]);
+        assert_eq!(back.octets()[12..], whole[12..18]);
+        assert_eq!(back.reversed(), LinkHeader::of(&whole, 18));
+    }
+}

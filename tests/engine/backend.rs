@@ -1,0 +1,221 @@
+//! The server refuses, is silent, or answers something else.
+
+use std::time::Duration;
+
+use synwall::engine::{DropReason, Verdict};
+
+use crate::lab::*;
+
+fn syn_line() -> String {
+    format!("server > S {}:{}(0) win 64256 <mss 1460,sackOK,TS val 1001 ecr 0,wscale 7>", c(0), c(1))
+}
+
+/// The RST that the client obeys: SEG.SEQ is exactly what it expects next.
+fn reset_line(cookie: Cookie) -> String {
+    let next = cookie.iss.wrapping_add(1);
+    format!("client > R. {next}:{next}(0) ack {} win 0", c(1))
+}
+
+#[test]
+fn syn_sent_refusal_resets_the_client_and_is_remembered_for_a_second() {
+    let mut lab = Lab::new();
+    let cookie = lab.syn_sent();
+    assert_eq!(lab.server(seg(RST, 0).ack(c(1)).window(0)), Verdict::Consume);
+    lab.expect(&[reset_line(cookie)]);
+    lab.expect_counters(&[
+        ("backend_refused", 1),
+        ("reset_client", 1),
+        ("half_open", -1),
+        ("flows.syn_sent", -1),
+        ("outside.originated", 1),
+    ]);
+    // While the refusal is fresh, a SYN gets what the server would say.
+    lab.advance(Duration::from_millis(999));
+    assert_eq!(lab.client(linux_syn()), Verdict::Consume);
+    lab.expect(&[format!("client > R. 0:0(0) ack {} win 0", c(1))]);
+    lab.expect_counters(&[
+        ("syn_received", 1),
+        ("refused_fast", 1),
+        ("reset_client", 1),
+        ("outside.originated", 1),
+    ]);
+    lab.advance(Duration::from_millis(1));
+    lab.syn();
+    lab.expect_counters(&[("syn_received", 1), ("synack_sent", 1), ("outside.originated", 1)]);
+}
+
+#[test]
+fn syn_sent_reset_that_does_not_acknowledge_the_syn_is_dropped() {
+    let mut lab = Lab::new();
+    lab.syn_sent();
+    for forged in [seg(RST, 0), seg(RST, 0).ack(c(0)), seg(RST, 0).ack(c(2))] {
+        assert_eq!(lab.server(forged), Verdict::Drop(DropReason::UnexpectedAnswer));
+    }
+    lab.expect_nothing();
+    lab.expect_counters(&[("drop.unexpected_answer", 3)]);
+}
+
+#[test]
+fn syn_sent_silence_repeats_the_syn_after_1_2_and_4_seconds_then_resets_the_client() {
+    let mut lab = Lab::new();
+    let cookie = lab.syn_sent();
+    for seconds in [1, 2, 4] {
+        lab.advance(Duration::from_secs(seconds) - Duration::from_millis(1));
+        lab.expect_nothing();
+        lab.advance(Duration::from_millis(9));
+        lab.expect(&[syn_line()]);
+        lab.expect_counters(&[("backend_syn_retransmitted", 1), ("inside.originated", 1)]);
+        // The wheel ticks every 8 ms: take back what it was late.
+        lab.now = synwall::time::Instant::from_nanos(lab.now.as_nanos() - 8_000_000);
+    }
+    lab.advance(Duration::from_millis(7_999));
+    lab.expect_nothing();
+    lab.advance(Duration::from_millis(33));
+    lab.expect(&[reset_line(cookie)]);
+    lab.expect_counters(&[
+        ("backend_timeout", 1),
+        ("reset_client", 1),
+        ("half_open", -1),
+        ("flows.syn_sent", -1),
+        ("outside.originated", 1),
+    ]);
+    lab.advance(Duration::from_secs(60));
+    lab.expect_nothing();
+}
+
+#[test]
+fn syn_sent_bare_ack_of_an_old_connection_is_reset_and_the_syn_repeated_at_once() {
+    let mut lab = Lab::new();
+    lab.syn_sent();
+    let old = seg(ACK, s(5)).ack(77);
+    assert_eq!(lab.server(old.clone()), Verdict::Drop(DropReason::UnexpectedAnswer));
+    lab.expect(&["server > R 77:77(0) win 0".into(), syn_line()]);
+    // Twice is not answered at full speed: the next repetition is the timer's.
+    assert_eq!(lab.server(old), Verdict::Drop(DropReason::UnexpectedAnswer));
+    lab.expect(&["server > R 77:77(0) win 0".into()]);
+    lab.expect_counters(&[
+        ("drop.unexpected_answer", 2),
+        ("reset_server", 2),
+        ("backend_syn_retransmitted", 1),
+        ("inside.originated", 3),
+    ]);
+    assert_eq!(lab.server(lab.server_syn_ack()), Verdict::Consume);
+    lab.expect_counters(&[
+        ("backend_established", 1),
+        ("flows_proxied", 1),
+        ("handshakes", 1),
+        ("half_open", -1),
+        ("flows.syn_sent", -1),
+        ("flows.established", 1),
+        ("inside.originated", 1),
+    ]);
+}
+
+#[test]
+fn syn_sent_syn_ack_with_another_ack_is_reset_and_waited_on() {
+    let mut lab = Lab::new();
+    lab.syn_sent();
+    let mut wrong = lab.server_syn_ack();
+    wrong.ack = 99;
+    assert_eq!(lab.server(wrong), Verdict::Drop(DropReason::UnexpectedAnswer));
+    lab.expect(&["server > R 99:99(0) win 0".into()]);
+    lab.expect_counters(&[("drop.unexpected_answer", 1), ("reset_server", 1), ("inside.originated", 1)]);
+    assert_eq!(lab.server(lab.server_syn_ack()), Verdict::Consume);
+}
+
+#[test]
+fn syn_sent_client_reset_frees_the_entry_and_the_servers_answer_is_reset() {
+    let mut lab = Lab::new();
+    lab.syn_sent();
+    assert_eq!(lab.client(seg(RST, c(2))), Verdict::Drop(DropReason::BadReset));
+    assert_eq!(lab.client(seg(RST, c(1))), Verdict::Consume);
+    lab.expect_counters(&[
+        ("drop.bad_reset", 1),
+        ("backend_aborted", 1),
+        ("half_open", -1),
+        ("flows.syn_sent", -1),
+    ]);
+    assert_eq!(lab.server(lab.server_syn_ack()), Verdict::Drop(DropReason::NoFlow));
+    lab.expect(&[format!("server > R {}:{}(0) win 0", c(1), c(1))]);
+    lab.expect_counters(&[("drop.no_flow", 1), ("reset_server", 1), ("inside.originated", 1)]);
+}
+
+#[test]
+fn syn_sent_client_that_reconnects_replaces_its_entry() {
+    let mut lab = Lab::new();
+    lab.syn_sent();
+    let again = Seg { seq: 5_000, ..linux_syn() };
+    let cookie = lab.syn_with(again);
+    lab.skip();
+    let ack = seg(ACK, 5_001).ack(cookie.iss.wrapping_add(1)).ts(1001, cookie.tsval);
+    assert_eq!(lab.client(ack), Verdict::Consume);
+    lab.expect(&["server > S 5000:5001(0) win 64256 <mss 1460,sackOK,TS val 1001 ecr 0,wscale 7>".into()]);
+    lab.expect_counters(&[
+        ("backend_aborted", 1),
+        ("cookie_valid", 1),
+        ("backend_syn", 1),
+        ("inside.originated", 1),
+    ]);
+}
+
+#[test]
+fn syn_sent_half_open_caps_refuse_and_count() {
+    let mut lab = Lab::with(|service, _| service.max_half_open = 1);
+    lab.syn_sent();
+    let second = lab.syn_with(linux_syn().port(40_001));
+    lab.skip();
+    assert_eq!(lab.client(lab.client_ack(second).port(40_001)), Verdict::Drop(DropReason::HalfOpenFull));
+    lab.expect_nothing();
+    lab.expect_counters(&[("cookie_valid", 1), ("drop.half_open_full", 1)]);
+}
+
+#[test]
+fn listen_full_flow_table_refuses_and_keeps_what_is_established() {
+    let mut lab = Lab::with(|_, limits| limits.max_flows = 1);
+    lab.established();
+    let second = lab.syn_with(linux_syn().port(40_001));
+    lab.skip();
+    assert_eq!(lab.client(lab.client_ack(second).port(40_001)), Verdict::Drop(DropReason::FlowTableFull));
+    lab.expect_nothing();
+    lab.expect_counters(&[("cookie_valid", 1), ("drop.flow_table_full", 1)]);
+}
+
+#[test]
+fn syn_sent_answer_without_promised_timestamps_resets_both_and_is_learned() {
+    let mut lab = Lab::new();
+    let cookie = lab.syn_sent();
+    let answer = seg(SYN, SERVER_ISS).ack(c(1)).window(65_160).mss(1460).sack_ok().wscale(7);
+    assert_eq!(lab.server(answer), Verdict::Consume);
+    lab.expect(&[reset_line(cookie), format!("server > R {}:{}(0) win 0", c(1), c(1))]);
+    lab.expect_counters(&[
+        ("backend_no_timestamps", 1),
+        ("reset_client", 1),
+        ("reset_server", 1),
+        ("half_open", -1),
+        ("flows.syn_sent", -1),
+        ("outside.originated", 1),
+        ("inside.originated", 1),
+    ]);
+    let Cookie { iss, .. } = lab.syn();
+    lab.expect(&[format!(
+        "client > S. {iss}:{}(0) ack {} win 14600 <mss 1460,sackOK,wscale 7>",
+        iss.wrapping_add(1),
+        c(1)
+    )]);
+}
+
+#[test]
+fn established_repeated_syn_ack_reaches_the_client_translated_and_is_acknowledged_by_it() {
+    // Our ACK was lost and the server repeats its SYN-ACK. To the client it is an old segment: its answer, the ACK of
+    // what it has, is what the server waits for.
+    let mut lab = Lab::new();
+    let cookie = lab.established();
+    assert_eq!(lab.server(lab.server_syn_ack()), Verdict::Forward);
+    lab.expect(&[format!(
+        "client > S. {}:{}(0) ack {} win 65160 <mss 1460,sackOK,TS val {} ecr 1001,wscale 7>",
+        cookie.iss,
+        cookie.iss.wrapping_add(1),
+        c(1),
+        cookie.tsval
+    )]);
+}

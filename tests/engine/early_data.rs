@@ -1,0 +1,161 @@
+//! What the client sends before the server has answered.
+
+use synwall::engine::{DropReason, Verdict};
+
+use crate::lab::*;
+
+fn data(cookie: Cookie, at: u32, payload: &[u8]) -> Seg {
+    seg(PSH, c(at)).ack(cookie.iss.wrapping_add(1)).ts(1002, cookie.tsval).data(payload)
+}
+
+#[test]
+fn data_in_the_acks_segment_and_behind_it_is_replayed_in_order() {
+    for mut lab in [Lab::new(), Lab::v6()] {
+        let cookie = lab.syn();
+        assert_eq!(lab.client(data(cookie, 1, b"GET ")), Verdict::Consume);
+        assert_eq!(lab.client(data(cookie, 5, b"/ HTTP")), Verdict::Consume);
+        lab.skip();
+        assert_eq!(lab.server(lab.server_syn_ack()), Verdict::Consume);
+        let frames = lab.expect(&[format!(
+            "server > P. {}:{}(10) ack {} win 502 <TS val 1002 ecr 9000>",
+            c(1),
+            c(11),
+            s(1)
+        )]);
+        assert!(frames[0].ends_with(b"GET / HTTP"));
+        lab.expect_counters(&[
+            ("backend_established", 1),
+            ("flows_proxied", 1),
+            ("handshakes", 1),
+            ("early_data_replayed", 10),
+            ("early_data_octets", -2048),
+            ("half_open", -1),
+            ("flows.syn_sent", -1),
+            ("flows.established", 1),
+            ("inside.originated", 1),
+        ]);
+    }
+}
+
+#[test]
+fn data_beyond_the_bound_or_behind_a_gap_is_dropped_unacknowledged() {
+    let mut lab = Lab::with(|service, _| service.early_data = 1000);
+    let cookie = lab.syn_sent();
+    assert_eq!(lab.client(data(cookie, 1, &[1; 600])), Verdict::Consume);
+    assert_eq!(lab.client(data(cookie, 601, &[2; 600])), Verdict::Drop(DropReason::EarlyDataExceeded));
+    assert_eq!(lab.client(data(cookie, 602, &[3; 10])), Verdict::Drop(DropReason::EarlyDataExceeded));
+    lab.expect_nothing();
+    lab.expect_counters(&[("drop.early_data_exceeded", 2), ("early_data_octets", 2048)]);
+    // A retransmission that overlaps adds only what is new.
+    assert_eq!(lab.client(data(cookie, 401, &[4; 400])), Verdict::Consume);
+    assert_eq!(lab.server(lab.server_syn_ack()), Verdict::Consume);
+    let next = cookie.iss.wrapping_add(1);
+    let frames = lab.expect(&[
+        format!("server > P. {}:{}(800) ack {} win 502 <TS val 1002 ecr 9000>", c(1), c(801), s(1)),
+        // The client has used most of the 1000 octets it was given: it is told what the server takes.
+        format!("client > . {next}:{next}(0) ack {} win 509 <TS val {} ecr 1002>", c(1), cookie.tsval),
+    ]);
+    assert_eq!(frames[0][frames[0].len() - 800..], [[1; 600].as_slice(), &[4; 200]].concat());
+}
+
+#[test]
+fn the_pool_is_bounded_for_all_connections_together() {
+    let mut lab = Lab::with(|_, limits| limits.early_data_total = 2048);
+    let cookie = lab.syn_sent();
+    assert_eq!(lab.client(data(cookie, 1, b"first")), Verdict::Consume);
+    let other = lab.syn_with(linux_syn().port(40_001));
+    lab.skip();
+    assert_eq!(
+        lab.client(data(other, 1, b"second").port(40_001)),
+        Verdict::Consume,
+        "the ACK counts, the data waits"
+    );
+    lab.expect_counters(&[
+        ("cookie_valid", 1),
+        ("backend_syn", 1),
+        ("half_open", 1),
+        ("flows.syn_sent", 1),
+        ("inside.originated", 1),
+    ]);
+    assert_eq!(
+        lab.client(data(other, 1, b"second").port(40_001)),
+        Verdict::Drop(DropReason::EarlyDataExceeded)
+    );
+    lab.skip();
+    assert_eq!(lab.server(lab.server_syn_ack().port(40_001)), Verdict::Consume);
+    lab.expect(&[format!("server > . {}:{}(0) ack {} win 502 <TS val 1002 ecr 9000>", c(1), c(1), s(1))]);
+}
+
+#[test]
+fn replay_is_cut_to_the_servers_mss_and_window() {
+    let mut lab = Lab::new();
+    let cookie = lab.syn_sent();
+    let octets: Vec<u8> = (0..3000u32).map(|n| (n % 251) as u8).collect();
+    assert_eq!(lab.client(data(cookie, 1, &octets[..1400])), Verdict::Consume);
+    assert_eq!(lab.client(data(cookie, 1401, &octets[1400..2800])), Verdict::Consume);
+    let answer = seg(SYN, SERVER_ISS).ack(c(1)).window(2500).mss(1012).sack_ok().ts(9000, 1001).wscale(0);
+    assert_eq!(lab.server(answer), Verdict::Consume);
+    let line = |from: u32, to: u32, flags: &str| {
+        format!(
+            "server > {flags} {}:{}({}) ack {} win 502 <TS val 1002 ecr 9000>",
+            c(from),
+            c(to),
+            to - from,
+            s(1)
+        )
+    };
+    let frames = lab.expect(&[line(1, 1001, "."), line(1001, 2001, "."), line(2001, 2501, "P.")]);
+    let replayed: Vec<u8> = frames.iter().flat_map(|frame| frame[parse(frame).payload..].to_vec()).collect();
+    assert_eq!(replayed, octets[..2500]);
+    // What did not fit the client sends again: nobody has acknowledged it.
+    assert_eq!(lab.client(data(cookie, 2501, &octets[2500..2800])), Verdict::Forward);
+}
+
+#[test]
+fn fin_behind_early_data_is_held_and_replayed() {
+    let mut lab = Lab::new();
+    let cookie = lab.syn_sent();
+    assert_eq!(lab.client(data(cookie, 1, b"bye")), Verdict::Consume);
+    assert_eq!(
+        lab.client(seg(FIN, c(4)).ack(cookie.iss.wrapping_add(1)).ts(1003, cookie.tsval)),
+        Verdict::Consume
+    );
+    lab.skip();
+    assert_eq!(lab.server(lab.server_syn_ack()), Verdict::Consume);
+    lab.expect(&[format!("server > FP. {}:{}(3) ack {} win 502 <TS val 1003 ecr 9000>", c(1), c(5), s(1))]);
+    lab.expect_counters(&[
+        ("backend_established", 1),
+        ("flows_proxied", 1),
+        ("handshakes", 1),
+        ("early_data_replayed", 3),
+        ("early_data_octets", -2048),
+        ("half_open", -1),
+        ("flows.syn_sent", -1),
+        ("flows.half_closed", 1),
+        ("inside.originated", 1),
+    ]);
+}
+
+#[test]
+fn later_data_with_the_cookie_does_not_validate() {
+    // The ACK and the first segment are lost: the second must not open the connection, or its octets would be taken
+    // for the first (the flaw of additive cookies).
+    let mut lab = Lab::new();
+    let cookie = lab.syn();
+    lab.skip();
+    assert_eq!(lab.client(data(cookie, 2, b"ET /")), Verdict::Drop(DropReason::CookieInvalid));
+    assert_eq!(lab.client(data(cookie, 4, b" /")), Verdict::Drop(DropReason::CookieInvalid));
+    lab.expect_nothing();
+    lab.expect_counters(&[("cookie_invalid", 2), ("drop.cookie_invalid", 2)]);
+}
+
+#[test]
+fn corrupted_early_data_is_refused() {
+    let mut lab = Lab::new();
+    let cookie = lab.syn_sent();
+    let mut frame = lab.frame(synwall::engine::Side::Client, &data(cookie, 1, b"hello"));
+    let last = frame.len() - 1;
+    frame[last] ^= 0x20;
+    assert_eq!(lab.inject(synwall::engine::Side::Client, &frame), Verdict::Drop(DropReason::BadChecksum));
+    assert_eq!(lab.client(data(cookie, 1, b"hello")), Verdict::Consume);
+}

@@ -1,0 +1,18 @@
+//! Stories in packets on a virtual clock. Each states its input, everything that came out and every counter that moved.
+//!
+//! A frame is written and expected in packetdrill's notation, with the side in front: `client >` is what the client is
+//! sent, `server >` what the server is sent.
+
+#![allow(unreachable_pub)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "helpers of tests are tests")]
+
+mod lab;
+
+mod backend;
+mod closing;
+mod early_data;
+mod handshake;
+mod modes;
+mod nonsense;
+mod random_frames;
+mod translation;
