@@ -1,10 +1,23 @@
 //! What one packet costs in each part of the core: `cargo bench --bench micro`.
 
+#![allow(missing_docs, reason = "criterion's macro declares a public function")]
+
 use std::hint::black_box;
+use std::sync::Arc;
+use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use synwall::cookie::{KeyRing, MasterKey, Offer, Tuple, check, mint};
+use synwall::engine::policy::{Limits, Mode, Policy, PortSet, Prefix, ServerOptions, Service};
+use synwall::engine::{Engine, Keys, Outbox, Shared, Side, Verdict};
+use synwall::time::{Instant, WallClock};
+use synwall::wire::buffer::FrameBuf;
+use synwall::wire::build::SegmentSpec;
+use synwall::wire::ethernet::LinkHeader;
+use synwall::wire::frame::{self, Parsed};
 use synwall::wire::seq::SeqNumber;
+use synwall::wire::tcp::{Flags, Segment};
+use synwall::wire::tcp_options::SynOptions;
 
 /// Minting and checking, per family; a forged cookie must not cost more than a genuine one.
 fn cookie(c: &mut Criterion) {
@@ -41,8 +54,132 @@ fn tuple<A: Into<std::net::IpAddr>>(source: A, destination: A) -> Tuple {
     }
 }
 
-criterion_group! {
-    /// All of them.
-    benches, cookie
+/// The engine on one frame: a SYN answered, a forged ACK refused, a segment translated, a frame that is not ours.
+fn engine(c: &mut Criterion) {
+    let mut group = c.benchmark_group("engine");
+    let mut bench = Bench::new();
+    let iss = SeqNumber(4_294_957_295);
+    let syn = SegmentSpec {
+        seq: iss,
+        flags: Flags::SYN,
+        options: SynOptions { mss: Some(1460), wscale: Some(7), sack: true, timestamps: Some((1, 0)) },
+        ..spec(Side::Client)
+    };
+    let (_, syn_ack) = bench.handle(Side::Client, &write(&syn)).pop().expect("a SYN-ACK");
+    let (cookie_iss, cookie_ts) = told(&syn_ack);
+    let timestamps = |echo| SynOptions { timestamps: Some((2, echo)), ..SynOptions::default() };
+    let ack = SegmentSpec {
+        seq: iss.add(1),
+        ack: Some(cookie_iss.add(1)),
+        options: timestamps(cookie_ts),
+        ..spec(Side::Client)
+    };
+    bench.handle(Side::Client, &write(&ack));
+    let answer = SegmentSpec { seq: SeqNumber(77), ack: Some(iss.add(1)), ..syn };
+    bench.handle(Side::Server, &write(&swap(answer)));
+    let data = SegmentSpec {
+        seq: SeqNumber(78),
+        ack: Some(iss.add(1)),
+        options: timestamps(2),
+        payload: &[7; 1400],
+        ..spec(Side::Server)
+    };
+    let forged = SegmentSpec { source_port: 40_001, ..ack };
+    let foreign = SegmentSpec { destination_port: 81, ..syn };
+    for (name, side, frame) in [
+        ("syn-answered", Side::Client, write(&syn)),
+        ("forged-ack-refused", Side::Client, write(&forged)),
+        ("segment-translated-to-server", Side::Client, write(&ack)),
+        ("segment-translated-to-client", Side::Server, write(&data)),
+        ("foreign-forwarded", Side::Client, write(&foreign)),
+    ] {
+        group.bench_function(name, |b| b.iter(|| bench.run(side, black_box(&frame))));
+    }
+    group.finish();
 }
+
+/// An engine with one service.
+struct Bench {
+    engine: Engine,
+    frame: FrameBuf,
+    out: Outbox,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        let mut ports = PortSet::empty();
+        ports.insert_range(80, 80);
+        let service = Service {
+            name: "web".into(),
+            prefix: Prefix::host([198, 18, 255, 2].into()),
+            ports,
+            mode: Mode::Always,
+            early_data: 14_600,
+            require_timestamps: false,
+            server: ServerOptions::default(),
+            max_half_open: 1_000,
+        };
+        let policy = Policy::new(vec![service], Limits::default(), 1500).expect("one service");
+        let shared = Arc::new(Shared::new(policy, 1, [1, 2]));
+        let clock = WallClock { at: Instant::ZERO, unix: Duration::from_secs(1_760_000_000) };
+        shared.set_keys(Keys { ring: KeyRing::at(&MasterKey::from_bytes([7; 32]), 55_000_000), clock });
+        Bench { engine: Engine::new(shared, 0), frame: FrameBuf::new(), out: Outbox::new() }
+    }
+
+    fn run(&mut self, side: Side, frame: &[u8]) -> Verdict {
+        self.out.clear();
+        self.frame.set_bytes(frame);
+        self.engine.handle_frame(Instant::from_nanos(1), side, &mut self.frame, &mut self.out)
+    }
+
+    fn handle(&mut self, side: Side, frame: &[u8]) -> Vec<(Side, Vec<u8>)> {
+        self.run(side, frame);
+        self.out.frames().map(|(side, frame)| (side, frame.bytes().to_vec())).collect()
+    }
+}
+
+fn spec<'a>(side: Side) -> SegmentSpec<'a> {
+    let client = SegmentSpec {
+        link: LinkHeader::of(&[2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0], 14),
+        source: [198, 18, 0, 1].into(),
+        destination: [198, 18, 255, 2].into(),
+        hop_limit: 64,
+        source_port: 40_000,
+        destination_port: 80,
+        seq: SeqNumber(0),
+        ack: None,
+        flags: Flags::default(),
+        window: 502,
+        urgent: None,
+        options: SynOptions::default(),
+        payload: &[],
+    };
+    if side == Side::Client { client } else { swap(client) }
+}
+
+fn swap(spec: SegmentSpec<'_>) -> SegmentSpec<'_> {
+    SegmentSpec {
+        link: spec.link.reversed(),
+        source: spec.destination,
+        destination: spec.source,
+        source_port: spec.destination_port,
+        destination_port: spec.source_port,
+        ..spec
+    }
+}
+
+fn write(spec: &SegmentSpec<'_>) -> Vec<u8> {
+    let mut buffer = vec![0; spec.room()];
+    let len = spec.write(&mut buffer);
+    buffer.truncate(len);
+    buffer
+}
+
+fn told(frame: &[u8]) -> (SeqNumber, u32) {
+    let Parsed::Tcp(layout) = frame::parse(frame) else { return Default::default() };
+    let segment = Segment::new(frame, layout);
+    (segment.seq(), segment.options().timestamps().map_or(0, |(value, _)| value))
+}
+
+criterion_group!(benches, cookie, engine);
 criterion_main!(benches);
