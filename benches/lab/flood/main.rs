@@ -52,8 +52,7 @@ struct Args {
 fn main() -> Result<()> {
     let args = Args::parse();
     refuse_outside_the_lab(&args.device)?;
-    let frames: Vec<Vec<u8>> =
-        (0..DISTINCT).map(|number| forge(&args, number)).collect::<Result<_>>()?;
+    let frames: Vec<Vec<u8>> = (0..DISTINCT).map(|number| forge(&args, number)).collect::<Result<_>>()?;
     let mut sender = sys::Sender::open(&args.device, &frames)?;
 
     let begun = Instant::now();
@@ -118,7 +117,9 @@ fn forge(args: &Args, number: u32) -> Result<Vec<u8>> {
         urgent: None,
         options: match args.ack {
             true => SynOptions::default(),
-            false => SynOptions { mss: Some(1460), wscale: Some(7), sack: true, timestamps: Some((number, 0)), ..SynOptions::default() },
+            false => {
+                SynOptions { mss: Some(1460), wscale: Some(7), sack: true, timestamps: Some((number, 0)) }
+            }
         },
         payload: &[],
     };
