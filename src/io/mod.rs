@@ -6,9 +6,9 @@
 
 pub mod af_packet;
 pub mod clock;
-//pub mod fault;
+pub mod fault;
 pub mod memory;
-//pub mod pcap;
+pub mod pcap;
 pub mod stats;
 pub mod worker;
 
