@@ -4,13 +4,14 @@
 
 use std::ffi::CString;
 use std::io::{Error, ErrorKind, Result};
+use std::iter::Cycle;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::slice::Iter;
 
 /// Sends prepared frames in batches, round and round.
 pub(crate) struct Sender<'a> {
     socket: OwnedFd,
-    frames: &'a [Vec<u8>],
-    next: usize,
+    frames: Cycle<Iter<'a, Vec<u8>>>,
 }
 
 impl<'a> Sender<'a> {
@@ -58,16 +59,14 @@ impl<'a> Sender<'a> {
         if done != 0 {
             return Err(Error::last_os_error());
         }
-        Ok(Sender { socket, frames, next: 0 })
+        Ok(Sender { socket, frames: frames.iter().cycle() })
     }
 
     /// Sends the next frames and returns how many went out.
     pub(crate) fn send_batch(&mut self) -> Result<u64> {
         let mut parts = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; BATCH];
-        for part in &mut parts {
-            let frame = &self.frames[self.next];
+        for (part, frame) in parts.iter_mut().zip(&mut self.frames) {
             *part = libc::iovec { iov_base: frame.as_ptr().cast_mut().cast(), iov_len: frame.len() };
-            self.next = (self.next + 1) % self.frames.len();
         }
         // SAFETY: all of mmsghdr is plain data, for which zero is a value.
         let mut messages: [libc::mmsghdr; BATCH] = unsafe { std::mem::zeroed() };
