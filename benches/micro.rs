@@ -1,11 +1,6 @@
 //! What one packet costs in each part of the core: `cargo bench --bench micro`.
 
-<<<<<<< HEAD
 #![allow(missing_docs, reason = "criterion's macro declares a public function")]
-=======
-// criterion's macros make undocumented items.
-#![allow(missing_docs)]
->>>>>>> cookie
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -59,7 +54,6 @@ fn tuple<A: Into<std::net::IpAddr>>(source: A, destination: A) -> Tuple {
     }
 }
 
-<<<<<<< HEAD
 /// The engine on one frame: a SYN answered, a forged ACK refused, a segment translated, a frame that is not ours.
 fn engine(c: &mut Criterion) {
     let mut group = c.benchmark_group("engine");
@@ -188,7 +182,4 @@ fn told(frame: &[u8]) -> (SeqNumber, u32) {
 }
 
 criterion_group!(benches, cookie, engine);
-=======
-criterion_group!(benches, cookie);
->>>>>>> cookie
 criterion_main!(benches);
