@@ -117,19 +117,9 @@ fn forge(args: &Args, number: u32) -> Result<Vec<u8>> {
         urgent: None,
         options: match args.ack {
             true => SynOptions::default(),
-<<<<<<< HEAD
-            false => SynOptions {
-                mss: Some(1460),
-                wscale: Some(7),
-                sack: true,
-                timestamps: Some((number, 0)),
-                ..SynOptions::default()
-            },
-=======
             false => {
                 SynOptions { mss: Some(1460), wscale: Some(7), sack: true, timestamps: Some((number, 0)) }
             }
->>>>>>> lab
         },
         payload: &[],
     };
