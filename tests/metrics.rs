@@ -88,7 +88,7 @@ fn values_stand_where_they_belong() {
         "synwall_receive_dropped_total{port=\"outside\",where=\"kernel\"} 5",
         "synwall_send_failed_total{port=\"inside\",cause=\"queue_full\"} 1",
         "synwall_config_reload_success 1",
-        "synwall_config_last_reload_success_timestamp_seconds 1000",
+        "synwall_config_reload_success_timestamp_seconds 1000",
         "synwall_workers 2",
     ] {
         assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
