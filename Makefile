@@ -1,0 +1,56 @@
+# The same commands for a developer and for CI. Everything that needs the network runs in namespaces made for it, as root.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+LAB := deploy/lab/lab
+SCRIPTS := .ci/run deploy/lab/lab deploy/lab/demo deploy/lab/deps
+
+.PHONY: help deps demo test unit netns bench fmt clippy core docs shellcheck build lab-up lab-down
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+deps: ## install what the lab and the tests call (apt-get)
+	@deploy/lab/deps
+
+build: ## the program, as released
+	cargo build --release --bin synwall
+
+demo: deps build ## a SYN flood with and without synwall, in about a minute
+	deploy/lab/demo
+
+test: deps fmt clippy core docs shellcheck unit netns ## all of the checks and tests
+
+fmt: ## formatting, unchanged
+	cargo fmt --check
+
+clippy: ## lints as errors, on all feature sets
+	cargo clippy --all-targets -- -D warnings
+	cargo clippy --no-default-features --lib -- -D warnings
+
+core: ## the packet core compiles and passes its tests alone: no sockets, no clock, no configuration
+	cargo check --no-default-features --lib
+	cargo test --no-default-features --lib
+
+docs: ## rustdoc, warnings as errors
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items
+
+shellcheck:
+	shellcheck $(SCRIPTS)
+
+unit: ## unit tests, scenarios, vectors
+	cargo test
+
+netns: deps ## real kernels, real packets: one lab after another
+	cargo test --release --test netns -- --test-threads=1
+
+bench: deps ## against plain forwarding and the kernel's synproxy, in one run
+	cargo build --release --bin synwall --example lab_flood
+	benches/lab/run
+
+lab-up: deps ## a lab to play in: LAB=name deploy/lab/lab
+	$(LAB) up
+
+lab-down: ## remove it
+	$(LAB) down

@@ -1,0 +1,132 @@
+//! Ordinary TCP through synwall: short, long, bulky, in both directions and both families.
+
+use std::io::Write;
+use std::thread;
+use std::time::Duration;
+
+use crate::lab::{Lab, SERVER, eventually};
+use crate::traffic::{address, get, open, read, receive_hashed, send_hashed, serve, visit};
+
+#[test]
+fn curl_gets_the_page_over_both_families() {
+    let mut lab = Lab::protected(&[]);
+    for url in ["http://198.18.255.2/", "http://[2001:db8:255::2]/"] {
+        let page = lab.run("client", &["curl", "-sf", "--max-time", "5", url]);
+        assert_eq!(page, "served by the server itself\n");
+    }
+    lab.assert_metrics(&[
+        ("synwall_syn_received_total", 2),
+        ("synwall_synack_sent_total", 2),
+        ("synwall_cookie_valid_total", 2),
+        ("synwall_backend_syn_total", 2),
+        ("synwall_cookie_invalid_total", 0),
+        ("synwall_dropped_total", 0),
+    ]);
+    lab.stop();
+}
+
+#[test]
+fn keep_alive_carries_a_thousand_requests() {
+    let lab = Lab::protected(&[]);
+    for host in SERVER {
+        lab.within("client", || {
+            let mut stream = open(address(host, 80)).unwrap();
+            for request in 0..1000 {
+                let answer = get(&mut stream).unwrap();
+                assert!(answer.starts_with("HTTP/1.1 200"), "request {request}: {answer}");
+            }
+        });
+    }
+    lab.assert_metrics(&[("synwall_syn_received_total", 2), ("synwall_backend_syn_total", 2)]);
+}
+
+#[test]
+fn long_lived_connection_speaks_both_ways_between_pauses() {
+    let lab = Lab::protected(&[]);
+    for host in SERVER {
+        let server = serve(&lab, address(host, 8000), 1, |mut stream| {
+            for pause in PAUSES {
+                assert_eq!(read(&mut stream, 4).unwrap(), b"ping");
+                thread::sleep(pause);
+                stream.write_all(b"pong").unwrap();
+                thread::sleep(pause);
+                stream.write_all(b"news").unwrap();
+            }
+        });
+        lab.within("client", || {
+            let mut stream = open(address(host, 8000)).unwrap();
+            for pause in PAUSES {
+                stream.write_all(b"ping").unwrap();
+                assert_eq!(read(&mut stream, 8).unwrap(), b"pongnews");
+                thread::sleep(pause);
+            }
+        });
+        server.join().unwrap();
+    }
+    lab.assert_metrics(&[("synwall_dropped_total", 0)]);
+}
+
+#[test]
+fn server_that_speaks_first_is_heard() {
+    let lab = Lab::protected(&[]);
+    for host in SERVER {
+        let server = serve(&lab, address(host, 8000), 1, |mut stream| {
+            stream.write_all(b"220 ready\r\n").unwrap();
+            assert_eq!(read(&mut stream, 6).unwrap(), b"HELO\r\n");
+        });
+        lab.within("client", || {
+            let mut stream = open(address(host, 8000)).unwrap();
+            assert_eq!(read(&mut stream, 11).unwrap(), b"220 ready\r\n");
+            stream.write_all(b"HELO\r\n").unwrap();
+        });
+        server.join().unwrap();
+    }
+}
+
+#[test]
+fn a_gibibyte_each_way_arrives_unchanged_with_default_offloads() {
+    a_gibibyte_each_way(&Lab::protected(&[]));
+}
+
+#[test]
+fn a_gibibyte_each_way_arrives_unchanged_with_all_offloads_off() {
+    a_gibibyte_each_way(&Lab::protected(&["--offloads", "off"]));
+}
+
+fn a_gibibyte_each_way(lab: &Lab) {
+    for host in SERVER {
+        let server = serve(lab, address(host, 8000), 1, |stream| {
+            let received = receive_hashed(&stream).unwrap();
+            (received, send_hashed(&stream, GIBIBYTE).unwrap())
+        });
+        let (sent, received) = lab.within("client", || {
+            let stream = open(address(host, 8000)).unwrap();
+            (send_hashed(&stream, GIBIBYTE).unwrap(), receive_hashed(&stream).unwrap())
+        });
+        let served = server.join().unwrap().remove(0);
+        assert_eq!(served.0, (GIBIBYTE, sent), "up to {host}");
+        assert_eq!(received, (GIBIBYTE, served.1), "down from {host}");
+    }
+}
+
+#[test]
+fn ten_thousand_short_connections_all_succeed_and_leave_nothing() {
+    let lab = Lab::protected(&[]);
+    let failed: Vec<_> = thread::scope(|_| {
+        let clients: Vec<_> = (0..10)
+            .map(|client| {
+                let server = address(SERVER[client % 2], 80);
+                lab.spawn("client", move || (0..1000).filter_map(|_| visit(server).err()).collect::<Vec<_>>())
+            })
+            .collect();
+        clients.into_iter().flat_map(|client| client.join().unwrap()).collect()
+    });
+    assert!(failed.is_empty(), "{} failed, the first: {}", failed.len(), failed[0]);
+    lab.assert_metrics(&[("synwall_cookie_valid_total", 10_000), ("synwall_half_open", 0)]);
+    let empty = eventually(Duration::from_secs(10), || lab.metric("synwall_flows", "") == 0);
+    assert!(empty, "{} flows are left after their timeouts", lab.metric("synwall_flows", ""));
+}
+
+const PAUSES: [Duration; 3] =
+    [Duration::from_millis(10), Duration::from_millis(700), Duration::from_millis(2500)];
+const GIBIBYTE: u64 = 1 << 30;

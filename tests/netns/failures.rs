@@ -1,0 +1,103 @@
+//! Servers that refuse, are silent, or die: the client is told what it would have been told, in time.
+
+use std::io::{ErrorKind, Read, Write};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::lab::{Lab, SERVER, eventually};
+use crate::traffic::{address, open, read, serve};
+
+#[test]
+fn refused_port_resets_the_first_client_and_refuses_the_next() {
+    let lab = Lab::protected(&[]);
+    for host in SERVER {
+        lab.within("client", || {
+            let begun = Instant::now();
+            // A cookie has promised the connection before the server was asked.
+            let error = open(address(host, 8001)).unwrap().read(&mut [0]).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+            let error = open(address(host, 8001)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "within the second after");
+            assert!(begun.elapsed() < Duration::from_millis(500), "{:?}", begun.elapsed());
+            thread::sleep(Duration::from_millis(1100));
+            assert!(open(address(host, 8001)).is_ok(), "forgotten after a second");
+        });
+    }
+    assert_eq!(lab.metric("synwall_backend_handshake_failed_total", "refused"), 4);
+    lab.assert_metrics(&[("synwall_half_open", 0)]);
+}
+
+#[test]
+fn silent_server_gets_four_syns_and_its_client_a_reset_after_15_s() {
+    let lab = Lab::protected(&[]);
+    lab.run("server", &["nft", "add rule netdev lab ingress tcp dport 8002 drop"]);
+    let before = lab.syns_at_server();
+    let waited = lab.within("client", || {
+        let begun = Instant::now();
+        let error = open(address(SERVER[0], 8002)).unwrap().read(&mut [0]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+        begun.elapsed()
+    });
+    assert!((14.5..16.0).contains(&waited.as_secs_f64()), "{waited:?}");
+    assert_eq!(lab.syns_at_server() - before, 4, "at 0, 1, 3 and 7 s");
+    assert_eq!(lab.metric("synwall_backend_handshake_failed_total", "timeout"), 1);
+    lab.assert_metrics(&[("synwall_half_open", 0)]);
+}
+
+#[test]
+fn server_process_that_dies_ends_the_connection_as_without_synwall() {
+    let lab = Lab::protected(&[]);
+    for (port, unread, end) in [(8003, &b""[..], Ok(0)), (8004, b"unread", Err(ErrorKind::ConnectionReset))] {
+        let name = format!("victim{port}");
+        lab.script(&["spawn", "server", &name, "python3", "-c", VICTIM, &port.to_string()]);
+        lab.within("client", || {
+            let server = address(SERVER[0], port);
+            assert!(
+                eventually(Duration::from_secs(5), || lab_listens(&lab, port)),
+                "the victim did not start"
+            );
+            let mut stream = open(server).unwrap();
+            assert_eq!(read(&mut stream, 5).unwrap(), b"hello");
+            stream.write_all(unread).unwrap();
+            thread::sleep(Duration::from_millis(100));
+            lab.script(&["stop", &name, "KILL"]);
+            let begun = Instant::now();
+            assert_eq!(stream.read(&mut [0]).map_err(|error| error.kind()), end);
+            assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+        });
+    }
+}
+
+#[test]
+fn link_that_fails_and_returns_keeps_the_connection() {
+    let lab = Lab::protected(&[]);
+    for port in ["inside", "outside"] {
+        let server = serve(&lab, address(SERVER[0], 8000), 1, |mut stream| read(&mut stream, 8).unwrap());
+        lab.within("client", || {
+            let mut stream = open(address(SERVER[0], 8000)).unwrap();
+            stream.write_all(b"data").unwrap();
+            thread::sleep(Duration::from_millis(200));
+            lab.run("box", &["ip", "link", "set", port, "down"]);
+            let label = format!("port=\"{port}\"");
+            assert!(eventually(Duration::from_secs(5), || lab.metric("synwall_port_up", &label) == 0));
+            stream.write_all(b"more").unwrap();
+            lab.run("box", &["ip", "link", "set", port, "up"]);
+            assert!(eventually(Duration::from_secs(5), || lab.metric("synwall_port_up", &label) == 1));
+            assert_eq!(stream.read(&mut [0]).unwrap(), 0, "the server has read all and closed");
+        });
+        assert_eq!(server.join().unwrap(), [b"datamore"]);
+    }
+}
+
+fn lab_listens(lab: &Lab, port: u16) -> bool {
+    lab.run("server", &["ss", "-Hltn", &format!("sport = :{port}")]).contains("LISTEN")
+}
+
+/// Greets one client, reads nothing and waits for its death.
+const VICTIM: &str = "
+import socket, sys, time
+listener = socket.create_server(('', int(sys.argv[1])))
+client, _ = listener.accept()
+client.sendall(b'hello')
+time.sleep(60)
+";

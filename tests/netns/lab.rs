@@ -1,0 +1,263 @@
+//! The laboratory and the program in it, from a test's point of view.
+
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sched::{CloneFlags, setns};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+pub(crate) const SERVER: [&str; 2] = ["198.18.255.2", "2001:db8:255::2"];
+
+/// A laboratory; it goes when it is dropped.
+pub(crate) struct Lab {
+    name: String,
+    program: Option<Child>,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Lab {
+    /// Makes one with nothing in the box; `options` as `lab up` takes them.
+    pub(crate) fn up(options: &[&str]) -> Lab {
+        static ALONE: Mutex<()> = Mutex::new(());
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let name = format!("t{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let lab = Lab { name, program: None, _alone: alone };
+        lab.script(&[&["up"], options].concat());
+        lab
+    }
+
+    /// Makes one with synwall protecting the server, [`CONFIG`] as its configuration.
+    pub(crate) fn protected(options: &[&str]) -> Lab {
+        let mut lab = Lab::up(options);
+        lab.start(CONFIG);
+        lab
+    }
+
+    /// Starts synwall in the box and waits until it is ready.
+    pub(crate) fn start(&mut self, config: &str) {
+        let file = self.write("synwall.toml", config);
+        let log = File::create(self.state().join("synwall.log")).unwrap();
+        let program = self
+            .command("box", env!("CARGO_BIN_EXE_synwall"))
+            .args(["run".as_ref(), "--config".as_ref(), file.as_os_str()])
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.program = Some(program);
+        let ready = eventually(Duration::from_secs(10), || self.curl("readyz").status.success());
+        assert!(ready, "synwall is not ready after 10 s:\n{}", self.log());
+    }
+
+    /// Stops synwall as an operator does and asserts that it went well.
+    pub(crate) fn stop(&mut self) {
+        let status = self.signal(Signal::SIGTERM);
+        assert!(status.success(), "{status} after SIGTERM:\n{}", self.log());
+    }
+
+    /// Sends a signal to synwall and waits at most 10 s for its end.
+    pub(crate) fn signal(&mut self, signal: Signal) -> ExitStatus {
+        let mut program = self.program.take().expect("synwall runs");
+        kill(Pid::from_raw(program.id().cast_signed()), signal).unwrap();
+        let ended = eventually(Duration::from_secs(10), || program.try_wait().unwrap().is_some());
+        if !ended {
+            program.kill().unwrap();
+        }
+        let status = program.wait().unwrap();
+        assert!(ended, "synwall did not end within 10 s of {signal}:\n{}", self.log());
+        status
+    }
+
+    /// Runs synwall in the box to its end: (exit status, what it said).
+    pub(crate) fn run_to_end(&self, prefix: &[&str], config: &str) -> (Option<i32>, String) {
+        let file = self.write("bad.toml", config);
+        let program = env!("CARGO_BIN_EXE_synwall");
+        let words = [&["timeout", "10"], prefix, &[program, "run", "--config"]].concat();
+        let output = self.command("box", words[0]).args(&words[1..]).arg(file).output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8_lossy(&said).into_owned())
+    }
+
+    /// What synwall has written so far.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.state().join("synwall.log")).unwrap_or_default()
+    }
+
+    /// Resident memory of synwall in KiB.
+    pub(crate) fn resident_kib(&self) -> u64 {
+        let id = self.program.as_ref().expect("synwall runs").id();
+        let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
+    /// The sum of the samples of a metric whose labels contain `label`; 0 if there is none.
+    pub(crate) fn metric(&self, name: &str, label: &str) -> u64 {
+        let output = self.curl("metrics");
+        assert!(output.status.success(), "no metrics:\n{}", self.log());
+        let text = String::from_utf8(output.stdout).unwrap();
+        let values = text.lines().filter_map(|line| {
+            let (sample, value) = line.rsplit_once(' ')?;
+            let labels = sample.strip_prefix(name)?;
+            let is_metric = labels.is_empty() || labels.starts_with('{');
+            (is_metric && labels.contains(label)).then(|| value.parse::<f64>().unwrap())
+        });
+        values.sum::<f64>() as u64
+    }
+
+    /// Asserts that each of these metrics, all labels summed, has this value.
+    pub(crate) fn assert_metrics(&self, expected: &[(&str, u64)]) {
+        for (name, value) in expected {
+            assert_eq!(self.metric(name, ""), *value, "{name}");
+        }
+    }
+
+    /// How often the server's kernel saw a SYN on its interface.
+    pub(crate) fn syns_at_server(&self) -> u64 {
+        self.script(&["syns"]).trim().parse().unwrap()
+    }
+
+    /// Runs `deploy/lab/lab` and returns its output.
+    pub(crate) fn script(&self, args: &[&str]) -> String {
+        let output = self.script_command(args).output().unwrap();
+        assert!(output.status.success(), "lab {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Runs a command in a namespace to its end, successfully, and returns its output.
+    pub(crate) fn run(&self, namespace: &str, words: &[&str]) -> String {
+        let output = self.command(namespace, words[0]).args(&words[1..]).output().unwrap();
+        let mut said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let _ = write!(said, "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{words:?} in {namespace}: {}: {said}", output.status);
+        said
+    }
+
+    /// A command that will run in a namespace; the child's pid is the command's own.
+    pub(crate) fn command(&self, namespace: &str, program: &str) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.namespace(namespace), program]).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs `work` in a thread of its own that has entered the namespace.
+    pub(crate) fn spawn<T: Send + 'static>(
+        &self,
+        namespace: &str,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> thread::JoinHandle<T> {
+        let file = self.open(namespace);
+        thread::spawn(move || {
+            enter(&file);
+            work()
+        })
+    }
+
+    /// Runs `work` in the namespace and waits for it.
+    pub(crate) fn within<T: Send>(&self, namespace: &str, work: impl FnOnce() -> T + Send) -> T {
+        let file = self.open(namespace);
+        thread::scope(|scope| {
+            let thread = scope.spawn(move || {
+                enter(&file);
+                work()
+            });
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    /// The laboratory's directory of logs and pids.
+    pub(crate) fn state(&self) -> PathBuf {
+        Path::new("/run/synwall-lab").join(&self.name)
+    }
+
+    fn write(&self, name: &str, content: &str) -> PathBuf {
+        let file = self.state().join(name);
+        fs::write(&file, content).unwrap();
+        file
+    }
+
+    fn curl(&self, page: &str) -> Output {
+        let page = format!("http://127.0.0.1:10910/{page}");
+        self.command("box", "curl").args(["-sf", "--max-time", "2", &page]).output().unwrap()
+    }
+
+    fn script_command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/lab/lab"));
+        command.env("LAB", &self.name).args(args).stdin(Stdio::null());
+        command
+    }
+
+    fn open(&self, namespace: &str) -> File {
+        File::open(Path::new("/run/netns").join(self.namespace(namespace))).unwrap()
+    }
+
+    fn namespace(&self, namespace: &str) -> String {
+        format!("{}-{namespace}", self.name)
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if let Some(mut program) = self.program.take() {
+            if thread::panicking() {
+                eprintln!("synwall said:\n{}", self.log());
+            }
+            let _ = program.kill();
+            let _ = program.wait();
+        }
+        let _ = self.script_command(&["down"]).status();
+    }
+}
+
+/// Asks until the answer is yes, or until the time is over; says which.
+pub(crate) fn eventually(limit: Duration, mut is_so: impl FnMut() -> bool) -> bool {
+    let end = Instant::now() + limit;
+    loop {
+        if is_so() {
+            return true;
+        }
+        if Instant::now() > end {
+            return false;
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn enter(namespace: &File) {
+    setns(namespace, CloneFlags::CLONE_NEWNET).expect("root, to enter a network namespace");
+}
+
+/// Both addresses of the server, ports 80 and 8000 to 8099 proxied, timeouts that a test can wait for.
+pub(crate) const CONFIG: &str = r#"
+[bridge]
+outside = "outside"
+inside = "inside"
+
+[[service]]
+name = "four"
+address = "198.18.255.2"
+ports = [80, "8000-8099"]
+mode = "always"
+
+[[service]]
+name = "six"
+address = "2001:db8:255::2"
+ports = [80, "8000-8099"]
+mode = "always"
+
+[limits]
+time_wait = "2s"
+reset_timeout = "2s"
+closing_timeout = "5s"
+
+[metrics]
+listen = "127.0.0.1:10910"
+"#;

@@ -1,0 +1,24 @@
+//! The whole appliance on real kernels: two bare ports, Linux clients and servers, hping3, in network namespaces.
+//!
+//! Every test makes a laboratory of its own (`deploy/lab/lab`), runs the program in its box and takes everything down
+//! again, whether it passed or not. Needs root and the packages of `deploy/lab/packages.txt`; what is missing fails the
+//! test, nothing is skipped. One laboratory at a time: they share the machine's cores.
+
+#![allow(clippy::disallowed_methods, reason = "these tests measure real time")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "in a test that is how to fail"
+)]
+
+mod capture;
+mod lab;
+mod traffic;
+
+mod bad_input;
+mod bridge;
+mod connections;
+mod failures;
+mod flood;
+mod round_trips;

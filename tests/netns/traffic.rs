@@ -1,0 +1,128 @@
+//! Clients and servers: plain sockets in threads that have entered a namespace.
+
+use std::io::{ErrorKind, Read, Result, Write};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
+use std::os::linux::net::TcpStreamExt;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, connect, socket};
+use sha2::{Digest, Sha256};
+
+use crate::lab::Lab;
+
+/// Longer than any answer may take here.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Starts a server for `count` connections, one after the other, and returns when it listens. Joining it gives what it
+/// made of each.
+pub(crate) fn serve<T: Send + 'static>(
+    lab: &Lab,
+    address: SocketAddr,
+    count: usize,
+    handle: impl Fn(TcpStream) -> T + Send + 'static,
+) -> JoinHandle<Vec<T>> {
+    let listener = lab.within("server", || TcpListener::bind(address)).unwrap();
+    std::thread::spawn(move || {
+        listener.incoming().take(count).map(|stream| handle(patient(stream.unwrap()))).collect()
+    })
+}
+
+/// Connects from within the calling thread's namespace.
+pub(crate) fn open(address: SocketAddr) -> Result<TcpStream> {
+    TcpStream::connect_timeout(&address, PATIENCE).map(patient)
+}
+
+/// Connects so that the first data travels in the third segment of the handshake: a socket in interactive mode
+/// (`TCP_QUICKACK` off) holds its ACK back for it.
+pub(crate) fn open_without_a_bare_ack(address: SocketAddr) -> Result<TcpStream> {
+    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let stream = TcpStream::from(socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?);
+    stream.set_quickack(false)?;
+    connect(stream.as_raw_fd(), &SockaddrStorage::from(address))?;
+    Ok(patient(stream))
+}
+
+pub(crate) fn address(host: &str, port: u16) -> SocketAddr {
+    SocketAddr::new(host.parse::<IpAddr>().unwrap(), port)
+}
+
+/// Asks for the page on an open connection and reads the whole answer.
+pub(crate) fn get(stream: &mut TcpStream) -> Result<String> {
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: lab\r\n\r\n")?;
+    let mut answer = Vec::new();
+    let mut octet = [0; 512];
+    while !answer.ends_with(PAGE.as_bytes()) {
+        match stream.read(&mut octet)? {
+            0 => return Err(ErrorKind::UnexpectedEof.into()),
+            read => answer.extend(&octet[..read]),
+        }
+    }
+    Ok(String::from_utf8_lossy(&answer).into_owned())
+}
+
+/// A client of HTTP/1.0: connects, asks, reads to the end.
+pub(crate) fn visit(address: SocketAddr) -> Result<()> {
+    let mut stream = open(address)?;
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    if answer.ends_with(PAGE) { Ok(()) } else { Err(ErrorKind::InvalidData.into()) }
+}
+
+/// Reads exactly this many octets.
+pub(crate) fn read(stream: &mut TcpStream, len: usize) -> Result<Vec<u8>> {
+    let mut octets = vec![0; len];
+    stream.read_exact(&mut octets)?;
+    Ok(octets)
+}
+
+/// Sends `len` octets that never repeat, ends the stream, and returns their SHA-256.
+pub(crate) fn send_hashed(mut stream: &TcpStream, len: u64) -> Result<String> {
+    let mut hash = Sha256::new();
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    let mut chunk = vec![0; CHUNK];
+    for _ in 0..len / CHUNK as u64 {
+        for word in chunk.chunks_exact_mut(8) {
+            state ^= state << 13; // xorshift64
+            state ^= state >> 7;
+            state ^= state << 17;
+            word.copy_from_slice(&state.to_le_bytes());
+        }
+        hash.update(&chunk);
+        stream.write_all(&chunk)?;
+    }
+    stream.shutdown(Shutdown::Write)?;
+    Ok(hex(hash))
+}
+
+/// Reads to the end of the stream: how many octets, and their SHA-256.
+pub(crate) fn receive_hashed(mut stream: &TcpStream) -> Result<(u64, String)> {
+    let mut hash = Sha256::new();
+    let (mut len, mut chunk) = (0, vec![0; CHUNK]);
+    loop {
+        match stream.read(&mut chunk)? {
+            0 => return Ok((len, hex(hash))),
+            read => {
+                hash.update(&chunk[..read]);
+                len += read as u64;
+            }
+        }
+    }
+}
+
+fn patient(stream: TcpStream) -> TcpStream {
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream
+}
+
+fn hex(hash: Sha256) -> String {
+    hash.finalize().iter().map(|octet| format!("{octet:02x}")).collect()
+}
+
+/// What nginx serves at `/`.
+const PAGE: &str = "served by the server itself\n";
+const CHUNK: usize = 256 << 10;
