@@ -2,6 +2,8 @@
 //!
 //! What needs interfaces runs in a user and network namespace of its own (`unshare -rn`), as any user may.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "helpers of tests are tests")]
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -300,4 +302,22 @@ fn key_files_open_to_others_are_refused() {
     assert!(said.contains("is open to others (mode 0640); close it with `chmod 600 "), "{said}");
     assert!(said.contains("holds neither 64 hexadecimal digits nor 32 octets"), "{said}");
     assert!(!said.contains("1234") && !said.contains("00000000"), "no secret is printed: {said}");
+}
+
+#[test]
+fn a_log_that_nobody_reads_stops_nothing() {
+    let said = in_namespace(
+        "unread",
+        r#"
+        "$SYNWALL" run --config synwall.toml 2> >(exec sleep 0.2) & pid=$!
+        trap 'kill -KILL $pid 2>/dev/null || true' EXIT
+        ready; sleep 0.5
+        ip link set b0 down; sleep 0.5; ip link set b0 up; ready
+        kill -HUP $pid; sleep 0.5; ready
+        http /metrics | grep '^synwall_workers 2'
+        kill -TERM $pid
+        wait $pid
+        "#,
+    );
+    assert!(said.contains("synwall_workers 2"), "{said}");
 }

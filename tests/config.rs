@@ -1,5 +1,7 @@
 //! The configuration: what is accepted, what is effective, and what exactly is said about a mistake.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "helpers of tests are tests")]
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
