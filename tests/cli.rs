@@ -70,7 +70,7 @@ fn bad_configurations_end_with_78_whatever_the_command() {
         (
             "twice.toml",
             "[bridge]\noutside = \"a\"\ninside = \"a\"\n".to_owned(),
-            "twice.toml:3:10: bridge: inside: \"a\" is the outside port as well; a bridge needs two\n",
+            "twice.toml:3:10: bridge: inside: \"a\" is the same interface as outside; a bridge needs two\n",
         ),
     ];
     for (file, content, complaint) in table {

@@ -180,7 +180,7 @@ fn the_bridge_needs_two_different_ports() {
         ("[bridge]\noutside = \"a\"\n", "synwall.toml:1:1: bridge: inside is missing"),
         (
             "[bridge]\noutside = \"a\"\ninside = \"a\"\n",
-            "synwall.toml:3:10: bridge: inside: \"a\" is the outside port as well; a bridge needs two",
+            "synwall.toml:3:10: bridge: inside: \"a\" is the same interface as outside; a bridge needs two",
         ),
         (
             "[bridge]\noutside = \"a b\"\ninside = \"a\"\n",
