@@ -66,7 +66,7 @@ impl Case {
                 Some(15),
                 Some(255),
             ][usize::from(step) % 14],
-            sack: step % 3 != 0,
+            sack: !step.is_multiple_of(3),
             timestamps: step % 4 != 1,
             ecn: step % 4 == 3,
         };

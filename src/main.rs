@@ -1,3 +1,7 @@
 //! The synwall program.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    synwall::cli::main()
+}

@@ -2,6 +2,7 @@
 //! and setpriv; fails without.
 //!
 //! A lab is three sealed namespaces: `left` and `right` play the peers, `middle` between them holds the two ports.
+#![expect(clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, reason = "a test")]
 
 #[path = "af_packet/lab.rs"]
 mod lab;
@@ -11,7 +12,10 @@ use std::thread;
 use std::time::Duration;
 
 use lab::{Lab, ethernet, tagged, untagged};
+use synwall::engine::Side;
+use synwall::io::FrameIo;
 use synwall::io::af_packet::{AfPacket, OpenError};
+use synwall::wire::buffer::Offload;
 
 #[test]
 fn untagged_frames_cross_whole_both_ways_and_once() {
@@ -72,6 +76,23 @@ fn super_frames_with_partial_checksums_cross() {
         assert_eq!((outside.lost(), inside.lost()), (0, 0), "{outside:?} {inside:?}");
         let mean = lab.mean_frame_received();
         assert!(mean > 5000, "frames of {mean} octets: segmentation was not left to the receiver");
+        plane.stop();
+    }
+}
+
+#[test]
+fn tagged_super_frame_keeps_its_offsets() {
+    for tags in [&[][..], &[(0x8100, 0xa064)], &[(0x88a8, 7), (0x8100, 8)]] {
+        let lab = Lab::new();
+        let plane = lab.start(1);
+        let (mut left, mut right) = (lab.left.end("l0"), lab.right.end("r0"));
+        let sent = lab::super_frame(tags);
+        left.send(Side::Client, sent.as_frame());
+        let received = lab::receive(&mut right, Side::Client);
+        assert_eq!(received.bytes(), sent.bytes());
+        // How much of the frame lies in one piece of the kernel's memory is its affair.
+        let hdr_len = received.offload().hdr_len;
+        assert_eq!(received.offload(), Offload { hdr_len, ..sent.offload() });
         plane.stop();
     }
 }

@@ -1,1 +1,14 @@
-//! To be written.
+//! The control plane: what surrounds the packet path and never sees a frame.
+//!
+//! Looks at the host before anything is touched ([`doctor`], [`link`], [`privileges`]), keeps the keys ([`key`],
+//! [`rotate`]), swaps the policy ([`reload`]) and answers HTTP ([`http`]). Nothing here changes a setting of the host.
+
+pub mod doctor;
+pub mod http;
+pub mod key;
+pub mod link;
+pub mod log;
+pub mod privileges;
+pub mod reload;
+pub mod rotate;
+mod sys;

@@ -161,8 +161,8 @@ mod tests {
     #[test]
     fn flags_lie_where_the_design_puts_them() {
         let offer = Offer { mss: 1460, wscale: Some(7), sack: true, timestamps: true, ecn: true };
-        assert_eq!(Flags::new(Family::V4, 3, &offer), Flags(0b1_1_101_110));
-        assert_eq!(Flags::new(Family::V4, 2, &offer), Flags(0b0_1_101_110));
+        assert_eq!(Flags::new(Family::V4, 3, &offer), Flags(0x80 | 0x40 | 5 << 3 | 6));
+        assert_eq!(Flags::new(Family::V4, 2, &offer), Flags(0x40 | 5 << 3 | 6));
         let least = Offer { mss: 0, wscale: None, sack: false, timestamps: false, ecn: false };
         assert_eq!(Flags::new(Family::V6, 0, &least), Flags(0));
         assert_eq!(

@@ -75,7 +75,8 @@ impl<Io: FrameIo> FrameIo for Fault<Io> {
             link.release();
             flush(link, side, &mut self.inner);
         }
-        self.inner.wait(timeout);
+        let waiting = Side::ALL.iter().any(|side| self.arriving.at(*side).is_waiting());
+        self.inner.wait(if waiting { Duration::ZERO } else { timeout });
     }
 }
 
@@ -119,6 +120,10 @@ impl Link {
     fn release(&mut self) {
         self.lost_or_held = false;
         self.ready.extend(self.held.take());
+    }
+
+    fn is_waiting(&self) -> bool {
+        self.held.is_some() || !self.ready.is_empty()
     }
 
     fn take(&mut self, frame: &mut FrameBuf) -> bool {

@@ -29,7 +29,8 @@ pub trait FrameIo {
     /// frame that was not sent is a frame lost on the wire.
     fn send(&mut self, side: Side, frame: FrameRef<'_>);
 
-    /// Finds out which ports have frames; blocks until one has or `timeout` is over.
+    /// Finds out which ports have frames; blocks until one has or `timeout` is over. Frames that were there before and
+    /// were not received yet count: then it returns at once.
     fn wait(&mut self, timeout: Duration);
 }
 

@@ -21,7 +21,7 @@ use synwall::engine::{Engine, Shared, Side};
 use synwall::io::af_packet::{AfPacket, OpenError};
 use synwall::io::worker::spawn;
 use synwall::io::{FrameIo, MonotonicClock, PortSnapshot, PortStats, Received, pcap};
-use synwall::wire::buffer::{FrameBuf, FrameRef};
+use synwall::wire::buffer::{FrameBuf, FrameRef, Offload};
 
 /// A network namespace that ends with the value.
 pub struct Namespace(String);
@@ -74,6 +74,13 @@ impl Namespace {
             bind(tap.as_raw_fd(), &address).unwrap();
             Tap(tap)
         })
+    }
+
+    /// Opens `interface` as the client's side of a plane, to send and receive with offload headers.
+    pub fn end(&self, interface: &str) -> AfPacket {
+        self.ip(&["link", "add", "unused0", "type", "veth", "peer", "name", "unused1"]);
+        self.ip(&["link", "set", "unused0", "up"]);
+        self.enter(|| AfPacket::open(interface, "unused0", 1)).unwrap().0.pop().unwrap()
     }
 
     /// Starts to record what arrives on `interface`, as tcpdump sees it: with tags put back in.
@@ -351,6 +358,38 @@ pub fn tagged(number: u8, tags: &[(u16, u16)]) -> Vec<u8> {
     }
     behind.extend(packet);
     ethernet(kinds[0], &behind)
+}
+
+/// A TCP segment of 40 times 1000 octets behind `tags`, to be cut up and checksummed by whoever transmits it.
+pub fn super_frame(tags: &[(u16, u16)]) -> FrameBuf {
+    let mut bytes = tagged(1, tags);
+    bytes.truncate(bytes.len() - 20);
+    let headers = bytes.len();
+    bytes.extend((0..40_000_u32).map(|number| (number % 251) as u8));
+    bytes[headers - 38..headers - 36].copy_from_slice(&40_040_u16.to_be_bytes());
+    let mut frame = FrameBuf::new();
+    assert!(frame.set_bytes(&bytes));
+    frame.set_offload(Offload {
+        flags: Offload::NEEDS_CSUM,
+        gso_type: 1,
+        hdr_len: headers as u16,
+        gso_size: 1000,
+        csum_start: headers as u16 - 20,
+        csum_offset: 16,
+    });
+    frame
+}
+
+/// Waits for one frame.
+pub fn receive(io: &mut impl FrameIo, side: Side) -> FrameBuf {
+    let mut frame = FrameBuf::new();
+    for _ in 0..50 {
+        io.wait(Duration::from_millis(20));
+        if io.receive(side, &mut frame) == Received::Frame {
+            return frame;
+        }
+    }
+    panic!("no frame within a second");
 }
 
 /// The same flow's other direction: addresses and ports change places.

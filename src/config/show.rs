@@ -1,0 +1,141 @@
+//! A [`Config`] as TOML: every key, and for each whether it is the default.
+
+use std::fmt::{Display, Write};
+
+use super::read::{AUTO_MSS, DEFAULT_EARLY_DATA, NONE, OFF};
+use super::value::{show_duration, show_prefix, show_size};
+use super::{Config, Cookie, Log, Metrics, Plane};
+use crate::engine::policy::{Limits, Mode, PortSet, ServerOptions, Service};
+
+/// The text for `show-config`.
+///
+/// A value counts as default if it is the default, even if the file repeats it: so the text is a fixed point.
+pub(super) fn render(config: &Config) -> String {
+    let mut page = Page { text: HEADER.to_owned() };
+    page.table("[bridge]");
+    page.given("outside", quoted(&config.bridge.outside));
+    page.given("inside", quoted(&config.bridge.inside));
+    for service in &config.services {
+        render_service(&mut page, service, &config.limits);
+    }
+    render_limits(&mut page, &config.limits);
+    page.table("[cookie]");
+    page.value("epoch", &config.cookie.epoch, &Cookie::default().epoch, |epoch| {
+        quoted(show_duration(*epoch))
+    });
+    page.value("key_file", &config.cookie.key_file, &Cookie::default().key_file, |file| {
+        quoted(file.as_ref().map_or(NONE.into(), |path| path.display().to_string()))
+    });
+    page.table("[metrics]");
+    page.value("listen", &config.metrics.listen, &Metrics::default().listen, |listen| {
+        quoted(listen.map_or(OFF.into(), |address| address.to_string()))
+    });
+    page.table("[log]");
+    page.value("level", &config.log.level, &Log::default().level, |level| quoted(level.label()));
+    page.value("format", &config.log.format, &Log::default().format, |format| quoted(format.label()));
+    page.table("[plane]");
+    page.value("kind", &config.plane.kind, &Plane::default().kind, |kind| quoted(kind.label()));
+    page.value("workers", &config.plane.workers, &Plane::default().workers, usize::to_string);
+    page.text
+}
+
+fn render_service(page: &mut Page, service: &Service, limits: &Limits) {
+    page.table("[[service]]");
+    page.given("name", quoted(&service.name));
+    page.given("address", quoted(show_prefix(&service.prefix)));
+    page.given("ports", show_ports(&service.ports));
+    page.value("mode", &service.mode, &Mode::Always, |mode| quoted(mode.label()));
+    page.value("early_data", &service.early_data, &DEFAULT_EARLY_DATA, |octets| sized(u64::from(*octets)));
+    page.value("require_timestamps", &service.require_timestamps, &false, bool::to_string);
+    let (server, default) = (service.server, ServerOptions::default());
+    page.value("mss", &server.mss, &default.mss, |mss| mss.map_or(quoted(AUTO_MSS), |mss| mss.to_string()));
+    page.value("wscale", &server.wscale, &default.wscale, |shift| {
+        shift.map_or(quoted(NONE), |shift| shift.to_string())
+    });
+    page.value("sack", &server.sack, &default.sack, bool::to_string);
+    page.value("timestamps", &server.timestamps, &default.timestamps, bool::to_string);
+    page.value("max_half_open", &service.max_half_open, &limits.max_half_open, u32::to_string);
+}
+
+fn render_limits(page: &mut Page, limits: &Limits) {
+    let default = Limits::default();
+    page.table("[limits]");
+    page.value("max_flows", &limits.max_flows, &default.max_flows, u32::to_string);
+    page.value("max_half_open", &limits.max_half_open, &default.max_half_open, u32::to_string);
+    page.value("early_data_total", &limits.early_data_total, &default.early_data_total, |octets| {
+        sized(*octets)
+    });
+    for (key, value, default) in [
+        ("established_timeout", limits.established, default.established),
+        ("half_closed_timeout", limits.half_closed, default.half_closed),
+        ("closing_timeout", limits.closing, default.closing),
+        ("time_wait", limits.time_wait, default.time_wait),
+        ("reset_timeout", limits.reset, default.reset),
+        ("refused_timeout", limits.refused, default.refused),
+    ] {
+        page.value(key, &value, &default, |timeout| quoted(show_duration(*timeout)));
+    }
+}
+
+struct Page {
+    text: String,
+}
+
+impl Page {
+    fn table(&mut self, header: &str) {
+        self.text.push_str(&format!("\n{header}\n"));
+    }
+
+    /// A key without a default.
+    fn given(&mut self, key: &str, value: String) {
+        self.line(key, &value, "file");
+    }
+
+    fn value<T: PartialEq>(&mut self, key: &str, value: &T, default: &T, show: impl FnOnce(&T) -> String) {
+        let origin = if value == default { "default" } else { "file" };
+        self.line(key, &show(value), origin);
+    }
+
+    fn line(&mut self, key: &str, value: &str, origin: &str) {
+        // Writing to a string cannot fail.
+        let _ = writeln!(self.text, "{:<40} # {origin}", format!("{key} = {value}"));
+    }
+}
+
+/// A TOML basic string.
+fn quoted(text: impl Display) -> String {
+    let mut quoted = String::from("\"");
+    for c in text.to_string().chars() {
+        match c {
+            '"' | '\\' => quoted.extend(['\\', c]),
+            c if c.is_control() => quoted.push_str(&format!("\\u{:04X}", u32::from(c))),
+            c => quoted.push(c),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+fn sized(octets: u64) -> String {
+    let shown = show_size(octets);
+    if shown.ends_with('B') { quoted(shown) } else { shown }
+}
+
+fn show_ports(ports: &PortSet) -> String {
+    if *ports == PortSet::all() {
+        return quoted("all");
+    }
+    let shown: Vec<String> = ports
+        .ranges()
+        .iter()
+        .map(
+            |(first, last)| if first == last { first.to_string() } else { quoted(format!("{first}-{last}")) },
+        )
+        .collect();
+    format!("[{}]", shown.join(", "))
+}
+
+const HEADER: &str = "\
+# The effective configuration of synwall.
+# \"# default\" marks what synwall does without the line, \"# file\" what the file says otherwise.
+";
