@@ -10,7 +10,7 @@ fn bad_configuration_is_named_and_exits_78() {
     let before = host(&lab);
     let overlap = CONFIG.replace("2001:db8:255::2", "198.18.0.0/15");
     for (config, words) in [
-        (CONFIG.replace("\"inside\"", "\"outside\""), &["outside", "same"][..]),
+        (CONFIG.replace("\"inside\"", "\"outside\""), &["inside", "4:10"][..]),
         (CONFIG.replace("mode =", "mood ="), &["mood", "line"]),
         (overlap, &["four", "six"]),
         (CONFIG.replace("\"2s\"", "\"2 parsecs\""), &["time_wait"]),

@@ -18,14 +18,13 @@ pub(crate) struct Capture {
 }
 
 impl Capture {
-    /// Starts one and waits until it listens.
-    pub(crate) fn start(lab: &Lab, namespace: &str, filter: &str) -> Capture {
+    /// Starts one and waits until it listens. It takes everything: libpcap loses the first frames behind a filter.
+    pub(crate) fn start(lab: &Lab, namespace: &str) -> Capture {
         let file = lab.state().join(format!("{namespace}.pcap"));
         let mut tcpdump = lab
             .command(namespace, "tcpdump")
             .args(["-i", "eth0", "-U", "--immediate-mode", "-Z", "root", "-s", "0", "-w"])
             .arg(&file)
-            .arg(filter)
             .stderr(Stdio::piped())
             .spawn()
             .expect("tcpdump");
