@@ -97,7 +97,9 @@ impl<H: Handler, Io: FrameIo> Worker<H, Io> {
         for side in Side::ALL {
             self.serve(now, side);
         }
-        self.sleep = if self.serve_timers(now) {
+        let has_more_timers = self.serve_timers(now);
+        self.io.flush();
+        self.sleep = if has_more_timers {
             Duration::ZERO
         } else {
             self.handler.next_timer().map_or(MAX_SLEEP, |due| due.since(now).min(MAX_SLEEP))
