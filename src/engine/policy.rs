@@ -247,6 +247,8 @@ pub struct Policy {
     services: Vec<Service>,
     index: HashMap<Prefix, Vec<ServiceId>>,
     lengths: Vec<u8>,
+    /// All services, the longest prefixes first.
+    by_length: Vec<ServiceId>,
     /// Caps and timeouts.
     pub limits: Limits,
     /// The longest IP packet that both links carry, in octets: bounds the MSS that is announced and what is originated.
@@ -280,7 +282,12 @@ impl Policy {
             }
         }
         lengths.sort_unstable_by(|a, b| b.cmp(a));
-        Ok(Policy { services, index, lengths, limits, mtu })
+        let mut by_length: Vec<ServiceId> = index.values().flatten().copied().collect();
+        by_length.sort_by_key(|id| {
+            let len = services.get(id.index()).map_or(0, |service| service.prefix.len());
+            (core::cmp::Reverse(len), *id)
+        });
+        Ok(Policy { services, index, lengths, by_length, limits, mtu })
     }
 
     /// The services in the order of their ids.
@@ -295,7 +302,7 @@ impl Policy {
 
     /// The service that protects this address and port.
     ///
-    /// One hash look-up per distinct prefix length that is configured.
+    /// A few comparisons, or one hash look-up per distinct prefix length when there are many services.
     pub fn find(&self, address: IpAddr, port: u16) -> Option<(ServiceId, &Service)> {
         self.candidates(address).find(|(_, service)| service.ports.contains(port))
     }
@@ -306,13 +313,23 @@ impl Policy {
     }
 
     fn candidates(&self, address: IpAddr) -> impl Iterator<Item = (ServiceId, &Service)> {
-        self.lengths
+        // A few services are compared faster than an address is hashed.
+        let (listed, lengths) = match self.services.len() {
+            0..=FEW => (self.by_length.as_slice(), [].as_slice()),
+            _ => ([].as_slice(), self.lengths.as_slice()),
+        };
+        let hashed =
+            lengths.iter().filter_map(move |len| self.index.get(&Prefix::new(address, *len)?)).flatten();
+        listed
             .iter()
-            .filter_map(move |len| self.index.get(&Prefix::new(address, *len)?))
-            .flatten()
+            .chain(hashed)
             .filter_map(|id| Some((*id, self.service(*id)?)))
+            .filter(move |(_, service)| service.prefix.contains(address))
     }
 }
+
+/// Up to so many services are looked through one by one.
+const FEW: usize = 8;
 
 /// Why services do not make a policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -398,6 +415,21 @@ mod tests {
         assert_eq!(find("2001:db8:ffff::1", 1), Some(2));
         assert_eq!(find("2001:db9::1", 1), None);
         assert_eq!(find("2001:db8::1", 0), None);
+    }
+
+    #[test]
+    fn many_services_are_found_like_few() {
+        let many: Vec<Service> = (0..100)
+            .map(|n| service(&format!("s{n}"), &format!("198.18.{n}.0"), 24, &[(80, 80)]))
+            .chain([service("host", "198.18.7.7", 32, &[(443, 443)])])
+            .collect();
+        let policy = Policy::new(many, Limits::default(), 1500).unwrap();
+        let find = |address: &str, port| policy.find(address.parse().unwrap(), port).map(|(id, _)| id.0);
+        assert_eq!(find("198.18.7.7", 443), Some(100));
+        assert_eq!(find("198.18.7.7", 80), Some(7));
+        assert_eq!(find("198.18.99.1", 80), Some(99));
+        assert_eq!(find("198.18.100.1", 80), None);
+        assert!(policy.protects("198.18.1.1".parse().unwrap()));
     }
 
     #[test]

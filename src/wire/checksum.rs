@@ -131,7 +131,7 @@ mod tests {
         fn sum_equals_the_naive_one(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let mut naive = 0u32;
             for pair in bytes.chunks(2) {
-                naive += u32::from(pair[0]) << 8 | pair.get(1).map_or(0, |low| u32::from(*low));
+                naive += (u32::from(pair[0]) << 8) | pair.get(1).map_or(0, |low| u32::from(*low));
                 naive = (naive & 0xffff) + (naive >> 16);
             }
             prop_assert_eq!(u32::from(sum(&bytes)), naive);

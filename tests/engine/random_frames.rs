@@ -63,7 +63,7 @@ fn open(lab: &mut Lab, round: u32, port: u16) -> (Cookie, u16) {
             break lab.told();
         }
     };
-    if round % 300 != 0 {
+    if !round.is_multiple_of(300) {
         lab.client(lab.client_ack(cookie).port(port));
     }
     if round % 300 == 100 {
