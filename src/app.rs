@@ -14,6 +14,7 @@ use nix::unistd::Pid;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::Config;
+use crate::control::claim::Claim;
 use crate::control::http::{self, Answers, Readiness};
 use crate::control::reload::{self, ReloadError};
 use crate::control::rotate::{Rotation, unix_time};
@@ -31,6 +32,7 @@ use crate::metrics::{Exporter, Reload, Sample};
 pub fn run(path: &Path, config: Config) -> anyhow::Result<()> {
     log_panics();
     let mtu = check_host(&config)?;
+    let _claims = [Claim::new(&config.bridge.outside)?, Claim::new(&config.bridge.inside)?];
     let listener = config.metrics.listen.map(http::bind).transpose().context("metrics")?;
     let rotation = Rotation::new(key::master(config.cookie.key_file.as_deref())?, config.cookie.epoch);
     let cores = cores();
@@ -112,8 +114,14 @@ impl Appliance {
         loop {
             let pause = self.rotation.turn(&self.shared, &self.clock, unix_time()).min(TICK);
             tokio::select! {
-                _ = signals.terminate.recv() => return Ok(tracing::info!(signal = "SIGTERM", "stopping")),
-                _ = signals.interrupt.recv() => return Ok(tracing::info!(signal = "SIGINT", "stopping")),
+                _ = signals.terminate.recv() => {
+                    tracing::info!(signal = "SIGTERM", "stopping");
+                    return Ok(());
+                }
+                _ = signals.interrupt.recv() => {
+                    tracing::info!(signal = "SIGINT", "stopping");
+                    return Ok(());
+                }
                 _ = signals.hang_up.recv() => self.reload(),
                 () = tokio::time::sleep(pause) => {}
             }
@@ -268,3 +276,27 @@ const MAX_WORKERS: usize = 64;
 
 /// How often the workers and the wall clock are looked at: bounds how long a dead worker goes unnoticed.
 const TICK: Duration = Duration::from_millis(250);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_ended_is_noticed() {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stays = stop.clone();
+        let wait = move || {
+            while !stays.load(Ordering::Relaxed) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        };
+        let threads = vec![std::thread::spawn(wait), std::thread::spawn(|| panic!("as a worker might"))];
+        let mut workers = Workers { stop, running: Arc::default(), threads };
+        while workers.survey() == 2 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(workers.running.load(Ordering::Relaxed), 1);
+        workers.stop();
+        assert_eq!(workers.survey(), 0);
+    }
+}

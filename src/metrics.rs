@@ -108,7 +108,7 @@ fn program(sample: &Sample) -> Vec<MetricFamily> {
             [metric(&[], f64::from(sample.reload.success))],
         ),
         gauge(
-            "synwall_config_last_reload_success_timestamp_seconds",
+            "synwall_config_reload_success_timestamp_seconds",
             "When a configuration was last loaded with success, in seconds since 1970.",
             [metric(&[], sample.reload.succeeded_at.as_secs_f64())],
         ),
@@ -183,8 +183,11 @@ fn services(engine: &Snapshot) -> Vec<MetricFamily> {
     families
 }
 
+/// A counter's name, its help and its value.
+type ServiceCounter = (&'static str, &'static str, fn(&ServiceValues) -> u64);
+
 /// The counters that have no label but the service.
-const SERVICE_COUNTERS: &[(&str, &str, fn(&ServiceValues) -> u64)] = &[
+const SERVICE_COUNTERS: &[ServiceCounter] = &[
     ("synwall_syn_received_total", "SYNs from clients.", |v| v.syn_received),
     ("synwall_synack_sent_total", "SYN-ACKs with a cookie, sent to clients.", |v| v.synack_sent),
     ("synwall_cookie_valid_total", "Cookies that came back and were accepted.", |v| v.cookie_valid),

@@ -1,5 +1,7 @@
 //! The configuration: what is accepted, what is effective, and what exactly is said about a mistake.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "helpers of tests are tests")]
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -178,7 +180,7 @@ fn the_bridge_needs_two_different_ports() {
         ("[bridge]\noutside = \"a\"\n", "synwall.toml:1:1: bridge: inside is missing"),
         (
             "[bridge]\noutside = \"a\"\ninside = \"a\"\n",
-            "synwall.toml:3:10: bridge: inside: \"a\" is the outside port as well; a bridge needs two",
+            "synwall.toml:3:10: bridge: inside: \"a\" is the same interface as outside; a bridge needs two",
         ),
         (
             "[bridge]\noutside = \"a b\"\ninside = \"a\"\n",

@@ -1,5 +1,7 @@
 //! The metrics as Prometheus reads them, and the HTTP around them.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "helpers of tests are tests")]
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
@@ -88,7 +90,7 @@ fn values_stand_where_they_belong() {
         "synwall_receive_dropped_total{port=\"outside\",where=\"kernel\"} 5",
         "synwall_send_failed_total{port=\"inside\",cause=\"queue_full\"} 1",
         "synwall_config_reload_success 1",
-        "synwall_config_last_reload_success_timestamp_seconds 1000",
+        "synwall_config_reload_success_timestamp_seconds 1000",
         "synwall_workers 2",
     ] {
         assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
@@ -182,6 +184,7 @@ fn silent_connections_are_closed() {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.write_all(b"GET /metrics HTTP/1.1\r\n").unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    #[expect(clippy::disallowed_methods, reason = "a test of a real timeout")]
     let started = std::time::Instant::now();
     let mut rest = Vec::new();
     stream.read_to_end(&mut rest).expect("closed, not timed out");

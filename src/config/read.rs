@@ -46,8 +46,10 @@ fn bridge(mut section: Section<'_, '_>, problems: &mut Problems) -> Option<Bridg
     section.finish(problems);
     let (outside, inside) = (outside?, inside?);
     if outside == inside {
-        problems
-            .add(at, format!("bridge: inside: {inside:?} is the outside port as well; a bridge needs two"));
+        problems.add(
+            at,
+            format!("bridge: inside: {inside:?} is the same interface as outside; a bridge needs two"),
+        );
     }
     Some(Bridge { outside, inside })
 }

@@ -15,7 +15,9 @@ pub fn start(config: &Log) {
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
     };
-    let builder = tracing_subscriber::fmt().with_max_level(level).with_writer(stderr);
+    // Nobody reads standard error any more: tracing would say so there, and that would panic.
+    let builder =
+        tracing_subscriber::fmt().with_max_level(level).with_writer(stderr).log_internal_errors(false);
     // An error means that there is a logger already, which is as good.
     let _ = match config.format {
         LogFormat::Text => builder.with_ansi(stderr().is_terminal()).try_init(),

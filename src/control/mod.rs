@@ -1,8 +1,10 @@
 //! The control plane: what surrounds the packet path and never sees a frame.
 //!
-//! Looks at the host before anything is touched ([`doctor`], [`link`], [`privileges`]), keeps the keys ([`key`],
+//! Looks at the host before anything is touched ([`doctor`], [`link`],
+//! [`privileges`], [`claim`]), keeps the keys ([`key`],
 //! [`rotate`]), swaps the policy ([`reload`]) and answers HTTP ([`http`]). Nothing here changes a setting of the host.
 
+pub mod claim;
 pub mod doctor;
 pub mod http;
 pub mod key;

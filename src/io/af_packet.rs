@@ -1,9 +1,10 @@
 //! The raw-socket plane: two Ethernet interfaces through pnet's `AF_PACKET` channels.
 //!
 //! Works on any kernel and any interface, changes no setting of the host (promiscuity ends with the sockets), and keeps
-//! super-frames and partial checksums whole (`PACKET_VNET_HDR`). Each worker has two sockets a port: pnet's, for frames
-//! without a VLAN tag and for everything that is sent, and one for frames whose outer tag the kernel took out, which are
-//! made whole again here. With several workers the kernel divides the flows among them.
+//! super-frames and partial checksums whole (`PACKET_VNET_HDR`). Each worker has one socket a port, which pnet opens and
+//! binds. Frames that fit a slot come through a ring that the kernel fills and go out in batches; longer ones come and go
+//! through pnet's channel. The ring also tells the outer VLAN tag, which the kernel takes off every frame before a packet
+//! socket sees it. With several workers the kernel divides the flows among them.
 //!
 //! Read first: packet(7); `Documentation/networking/packet_mmap.rst` on fanout.
 
@@ -77,12 +78,10 @@ impl AfPacket {
         }
     }
 
-    /// Asks the kernel which of the sockets have something to say, in the order of [`Side::ALL`], the plain lane first.
-    fn poll(&self, timeout: Duration) -> Option<[PollFlags; 4]> {
-        let [client, server] = Side::ALL.map(|side| self.ports.at(side));
-        let sockets =
-            [client.plain.as_fd(), client.tagged.as_fd(), server.plain.as_fd(), server.tagged.as_fd()];
-        let mut polled = sockets.map(|socket| PollFd::new(socket, PollFlags::POLLIN));
+    /// Asks the kernel which of the sockets have something to say, in the order of [`Side::ALL`].
+    fn poll(&self, timeout: Duration) -> Option<[PollFlags; 2]> {
+        let mut polled =
+            Side::ALL.map(|side| PollFd::new(self.ports.at(side).lane.as_fd(), PollFlags::POLLIN));
         ppoll(&mut polled, Some(TimeSpec::from_duration(timeout)), None).ok()?;
         Some(polled.map(|socket| socket.revents().unwrap_or(PollFlags::POLLERR)))
     }
@@ -95,19 +94,22 @@ impl FrameIo for AfPacket {
     }
 
     fn send(&mut self, side: Side, frame: FrameRef<'_>) {
-        if let Err(cause) = self.ports.at_mut(side).plain.send(frame) {
-            self.stats.count_send_failed(side, cause);
-        }
+        let AfPacket { ports, stats, .. } = self;
+        ports.at_mut(side).send(side, frame, stats);
+    }
+
+    fn flush(&mut self) {
+        let AfPacket { ports, stats, .. } = self;
+        Side::ALL.into_iter().for_each(|side| ports.at_mut(side).flush(side, stats));
     }
 
     fn wait(&mut self, timeout: Duration) {
         self.survey();
         // A signal (EINTR) ends the wait like a timeout does; the other errors (ENOMEM) may pass.
-        let events = self.poll(timeout).unwrap_or([PollFlags::empty(); 4]);
+        let [client_events, server_events] = self.poll(timeout).unwrap_or([PollFlags::empty(); 2]);
         let [client, server] = self.ports.both_mut();
-        let [client_plain, client_tagged, server_plain, server_tagged] = events;
-        let client_calm = client.note(Side::Client, client_plain, client_tagged, &self.stats);
-        let server_calm = server.note(Side::Server, server_plain, server_tagged, &self.stats);
+        let client_calm = client.note(Side::Client, client_events, &self.stats);
+        let server_calm = server.note(Side::Server, server_events, &self.stats);
         if !(client_calm && server_calm) {
             std::thread::sleep(timeout.min(BACK_OFF));
         }

@@ -69,6 +69,10 @@ impl<Io: FrameIo> FrameIo for Fault<Io> {
         flush(link, side, &mut self.inner);
     }
 
+    fn flush(&mut self) {
+        self.inner.flush();
+    }
+
     fn wait(&mut self, timeout: Duration) {
         for side in Side::ALL {
             let link = self.leaving.at_mut(side);

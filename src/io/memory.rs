@@ -55,6 +55,8 @@ impl FrameIo for Memory {
     }
 
     /// Returns at once: nothing can arrive while the caller waits.
+    fn flush(&mut self) {}
+
     fn wait(&mut self, _timeout: Duration) {}
 }
 

@@ -27,7 +27,12 @@ pub trait FrameIo {
 
     /// Transmits `frame` on `side`. A failure is counted in the port's statistics and never stops the worker: to TCP a
     /// frame that was not sent is a frame lost on the wire.
+    ///
+    /// The frame may wait until [`FrameIo::flush`], so that several go out together.
     fn send(&mut self, side: Side, frame: FrameRef<'_>);
+
+    /// Transmits what waits.
+    fn flush(&mut self);
 
     /// Finds out which ports have frames; blocks until one has or `timeout` is over. Frames that were there before and
     /// were not received yet count: then it returns at once.

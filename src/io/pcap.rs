@@ -246,6 +246,8 @@ impl<R: Read, W: Write> FrameIo for Replay<R, W> {
     }
 
     /// Returns at once: a capture is always ready.
+    fn flush(&mut self) {}
+
     fn wait(&mut self, _timeout: Duration) {}
 }
 

@@ -346,6 +346,8 @@ mod tests {
 
         fn send(&mut self, _side: Side, _frame: crate::wire::buffer::FrameRef<'_>) {}
 
+        fn flush(&mut self) {}
+
         fn wait(&mut self, _timeout: Duration) {
             let Some(tell) = self.0.take() else { return std::thread::yield_now() };
             let cores = nix::sched::sched_getaffinity(Pid::from_raw(0)).unwrap();

@@ -98,6 +98,31 @@ impl FrameBuf {
         true
     }
 
+    /// Like [`FrameBuf::set_raw`] with the VLAN tag that the kernel took out put back behind the two MAC addresses, and
+    /// the offsets of the offload header moved behind it.
+    pub fn set_raw_tagged(&mut self, raw: &[u8], tag: [u8; 4]) -> bool {
+        const TAG_AT: usize = OFFLOAD_HEADER_LEN + 12;
+        const BEHIND_TAG: usize = TAG_AT + 4;
+        self.len = 0;
+        let Some((before, after)) = raw.split_at_checked(TAG_AT) else { return false };
+        let Some(room) = self.storage.get_mut(BEHIND_TAG..BEHIND_TAG.saturating_add(after.len())) else {
+            return false;
+        };
+        room.copy_from_slice(after);
+        self.storage[..TAG_AT].copy_from_slice(before);
+        self.storage[TAG_AT..BEHIND_TAG].copy_from_slice(&tag);
+        self.len = raw.len().saturating_sub(OFFLOAD_HEADER_LEN).saturating_add(tag.len());
+        let mut offload = self.offload();
+        for offset in [&mut offload.hdr_len, &mut offload.csum_start] {
+            // Zero says that there is none.
+            if *offset != 0 {
+                *offset = offset.saturating_add(4);
+            }
+        }
+        self.set_offload(offload);
+        true
+    }
+
     /// The frame, from its Ethernet header on.
     pub fn bytes(&self) -> &[u8] {
         &self.storage[OFFLOAD_HEADER_LEN..][..self.len]
@@ -179,6 +204,25 @@ mod tests {
         assert_eq!(copy.bytes(), &[7; 60]);
         assert_eq!(copy.offload(), offload);
         assert!(offload.is_partial() && offload.is_known_good());
+    }
+
+    #[test]
+    fn a_tag_is_put_back_and_the_offsets_move_behind_it() {
+        let mut plain = FrameBuf::new();
+        plain.set_bytes(&(0..60).collect::<Vec<u8>>());
+        let mut tagged = FrameBuf::new();
+        assert!(tagged.set_raw_tagged(plain.as_frame().raw(), [0x81, 0, 0, 5]));
+        assert_eq!(tagged.offload(), Offload::default());
+        let expected: Vec<u8> = (0..12).chain([0x81, 0, 0, 5]).chain(12..60).collect();
+        assert_eq!(tagged.bytes(), expected);
+        let offload =
+            Offload { hdr_len: 54, csum_start: 34, csum_offset: 16, gso_size: 1448, ..Offload::default() };
+        plain.set_offload(offload);
+        assert!(tagged.set_raw_tagged(plain.as_frame().raw(), [0x81, 0, 0, 5]));
+        assert_eq!(tagged.offload(), Offload { hdr_len: 58, csum_start: 38, ..offload });
+        assert!(!tagged.set_raw_tagged(&[0; OFFLOAD_HEADER_LEN + 11], [0; 4]));
+        assert!(!tagged.set_raw_tagged(&vec![0; OFFLOAD_HEADER_LEN + MAX_FRAME_LEN - 3], [0; 4]));
+        assert!(tagged.bytes().is_empty());
     }
 
     #[test]

@@ -330,6 +330,10 @@ impl FrameIo for Counting {
         self.inner.send(side, frame);
     }
 
+    fn flush(&mut self) {
+        self.inner.flush();
+    }
+
     fn wait(&mut self, timeout: Duration) {
         self.count.waits.fetch_add(1, Ordering::Relaxed);
         self.inner.wait(timeout);

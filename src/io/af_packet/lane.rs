@@ -1,4 +1,4 @@
-//! The two sockets of a port: pnet's channel, and the one for tagged frames.
+//! One worker's socket on one port: pnet's channel with a ring to read from and a batch to send.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -7,10 +7,9 @@ use nix::errno::Errno;
 use nix::sys::socket::{getsockopt, sockopt};
 use pnet::datalink::{DataLinkReceiver, DataLinkSender};
 
-use super::open::READ_BUFFER_LEN;
-use super::sys::{self, VlanTag};
+use super::sys::{self, MAX_SEND, Ring, VlanTag};
 use crate::io::{ReceiveDrop, SendFailure};
-use crate::wire::buffer::{FrameBuf, FrameRef, OFFLOAD_HEADER_LEN};
+use crate::wire::buffer::{FrameBuf, FrameRef};
 
 /// Why no frame was received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,139 +24,155 @@ pub(super) enum ReceiveFailure {
     Lost(ReceiveDrop),
 }
 
-/// Untagged frames, and everything that is sent: pnet's channel.
-pub(super) struct PlainLane {
+/// A socket that pnet opened, with a receive ring over it and a batch of frames to send.
+///
+/// pnet's own calls cost two system calls a frame each way, which is fair for the super-frames of bulk traffic and too
+/// much for a flood of small frames. So what fits a slot is read from the ring and sent in batches, and what does not is
+/// received and sent by pnet; order is kept in both directions.
+pub(super) struct Lane {
     /// A duplicate of pnet's socket, for what pnet does not offer.
     control: OwnedFd,
     sender: Box<dyn DataLinkSender>,
     receiver: Box<dyn DataLinkReceiver>,
+    ring: Ring,
+    /// Frames to be sent, one behind the other, and where each ends.
+    batch: Vec<u8>,
+    ends: Vec<usize>,
 }
 
-impl PlainLane {
+impl Lane {
     pub(super) fn new(
         control: OwnedFd,
         sender: Box<dyn DataLinkSender>,
         receiver: Box<dyn DataLinkReceiver>,
-    ) -> PlainLane {
-        PlainLane { control, sender, receiver }
-    }
-
-    pub(super) fn receive(&mut self, frame: &mut FrameBuf) -> Result<(), ReceiveFailure> {
-        match self.receiver.next() {
-            Ok(raw) if frame.set_raw(raw) => Ok(()),
-            Ok(_) => Err(ReceiveFailure::Lost(ReceiveDrop::Truncated)),
-            Err(error) => Err(self.explain_receive(&error)),
+        ring: Ring,
+    ) -> Lane {
+        Lane {
+            control,
+            sender,
+            receiver,
+            ring,
+            batch: Vec::with_capacity(BATCH_LEN),
+            ends: Vec::with_capacity(MAX_SEND),
         }
     }
 
-    /// Transmits `frame` unless the socket is full.
-    pub(super) fn send(&mut self, frame: FrameRef<'_>) -> Result<(), SendFailure> {
+    /// Takes the next frame. Never blocks.
+    pub(super) fn receive(&mut self, frame: &mut FrameBuf) -> Result<(), ReceiveFailure> {
+        let Some(slot) = self.ring.peek() else { return Err(ReceiveFailure::Empty) };
+        let tag = slot.tag.map(VlanTag::octets);
+        let taken = match (slot.is_queued, slot.is_cut) {
+            (false, false) => put(frame, slot.raw, tag),
+            // The queue for long frames was full.
+            (false, true) => Err(ReceiveFailure::Lost(ReceiveDrop::Kernel)),
+            (true, _) => match self.receiver.next() {
+                Ok(raw) => put(frame, raw, tag),
+                Err(error) => Err(explain_receive(&error)),
+            },
+        };
+        if taken != Err(ReceiveFailure::Interrupted) {
+            self.ring.release();
+        }
+        match taken {
+            // The slot promised a frame.
+            Err(ReceiveFailure::Empty) => Err(ReceiveFailure::Lost(ReceiveDrop::Error)),
+            taken => taken,
+        }
+    }
+
+    /// Transmits `frame`, at the latest when [`Lane::flush`] is called; `failed` is told of each frame that is lost.
+    pub(super) fn send(&mut self, frame: FrameRef<'_>, failed: &mut impl FnMut(SendFailure)) {
+        let raw = frame.raw();
+        if raw.len() > SMALL_LEN {
+            self.flush(failed);
+            if let Err(cause) = self.send_now(raw) {
+                failed(cause);
+            }
+            return;
+        }
+        self.batch.extend_from_slice(raw);
+        self.ends.push(self.batch.len());
+        if self.ends.len() == MAX_SEND {
+            self.flush(failed);
+        }
+    }
+
+    /// Transmits what waits. What the socket has no room for is lost, as on a wire that is full.
+    pub(super) fn flush(&mut self, failed: &mut impl FnMut(SendFailure)) {
+        let mut from = 0;
+        let mut ends = self.ends.as_mut_slice();
+        while !ends.is_empty() {
+            let arena = self.batch.get(from..).unwrap_or(&[]);
+            let sent = match sys::send_many(self.control.as_fd(), arena, ends) {
+                Ok(sent) => sent,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => {
+                    failed(explain_send(&error));
+                    1
+                }
+            };
+            // The next ends are counted from where the frames that are done with end.
+            let (done, rest) = ends.split_at_mut(sent.clamp(1, ends.len()));
+            let behind = done.last().copied().unwrap_or(0);
+            rest.iter_mut().for_each(|end| *end = end.saturating_sub(behind));
+            from += behind;
+            ends = rest;
+        }
+        self.batch.clear();
+        self.ends.clear();
+    }
+
+    fn send_now(&mut self, raw: &[u8]) -> Result<(), SendFailure> {
         loop {
-            match self.sender.send_to(frame.raw(), None) {
+            match self.sender.send_to(raw, None) {
                 Some(Ok(())) => return Ok(()),
                 Some(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
-                Some(Err(error)) => return Err(self.explain_send(&error)),
+                Some(Err(error)) if is_unexpected_poll_event(&error) => {
+                    take_error(self.as_fd());
+                    return Err(SendFailure::PortDown);
+                }
+                Some(Err(error)) => return Err(explain_send(&error)),
                 None => return Err(SendFailure::Refused),
             }
         }
     }
+}
 
-    fn explain_receive(&self, error: &io::Error) -> ReceiveFailure {
-        if is_unexpected_poll_event(error) {
-            take_error(self.as_fd());
-            return ReceiveFailure::PortDown;
-        }
-        explain_receive(error)
-    }
+fn put(frame: &mut FrameBuf, raw: &[u8], tag: Option<[u8; 4]>) -> Result<(), ReceiveFailure> {
+    let fits = match tag {
+        None => frame.set_raw(raw),
+        Some(tag) => frame.set_raw_tagged(raw, tag),
+    };
+    if fits { Ok(()) } else { Err(ReceiveFailure::Lost(ReceiveDrop::Truncated)) }
+}
 
-    fn explain_send(&self, error: &io::Error) -> SendFailure {
-        if is_unexpected_poll_event(error) {
-            take_error(self.as_fd());
-            return SendFailure::PortDown;
-        }
-        match error.raw_os_error().map(Errno::from_raw) {
-            // The interface's queue is full, as it is when the link is slower than its traffic: the frame is lost.
-            Some(Errno::ENOBUFS) => SendFailure::QueueFull,
-            // The interface is down (ENETDOWN) or gone (ENXIO, ENODEV).
-            Some(Errno::ENETDOWN | Errno::ENXIO | Errno::ENODEV) => SendFailure::PortDown,
-            // The other port has a larger MTU, or an 802.1ad tag makes the frame longer than this one carries.
-            Some(Errno::EMSGSIZE) => SendFailure::TooLong,
-            Some(Errno::EAGAIN) => SendFailure::NotReady,
-            // EINVAL: an offload header that the kernel takes for nonsense; and whatever else there may be.
-            Some(_) => SendFailure::Refused,
-            // pnet's own: poll said that the socket is not writable.
-            None if error.kind() == io::ErrorKind::TimedOut => SendFailure::NotReady,
-            None => SendFailure::Refused,
-        }
+fn explain_send(error: &io::Error) -> SendFailure {
+    match error.raw_os_error().map(Errno::from_raw) {
+        // The interface's queue is full, as it is when the link is slower than its traffic: the frame is lost.
+        Some(Errno::ENOBUFS) => SendFailure::QueueFull,
+        // The interface is down (ENETDOWN) or gone (ENXIO, ENODEV).
+        Some(Errno::ENETDOWN | Errno::ENXIO | Errno::ENODEV) => SendFailure::PortDown,
+        // The other port has a larger MTU, or an 802.1ad tag makes the frame longer than this one carries.
+        Some(Errno::EMSGSIZE) => SendFailure::TooLong,
+        Some(Errno::EAGAIN) => SendFailure::NotReady,
+        // EINVAL: an offload header that the kernel takes for nonsense; and whatever else there may be.
+        Some(_) => SendFailure::Refused,
+        // pnet's own: poll said that the socket is not writable.
+        None if error.kind() == io::ErrorKind::TimedOut => SendFailure::NotReady,
+        None => SendFailure::Refused,
     }
 }
 
-impl AsFd for PlainLane {
+impl AsFd for Lane {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.control.as_fd()
     }
 }
 
-/// Frames whose outer VLAN tag the kernel took out.
-pub(super) struct TaggedLane {
-    socket: OwnedFd,
-    buffer: Box<[u8]>,
-}
-
-impl TaggedLane {
-    pub(super) fn new(socket: OwnedFd) -> TaggedLane {
-        TaggedLane { socket, buffer: vec![0; READ_BUFFER_LEN].into_boxed_slice() }
-    }
-
-    pub(super) fn receive(&mut self, frame: &mut FrameBuf) -> Result<(), ReceiveFailure> {
-        // Received around a gap of four octets, in which the tag finds its place without moving the frame.
-        let Some((before, gap, after)) = around_tag(&mut self.buffer) else {
-            return Err(ReceiveFailure::Lost(ReceiveDrop::Error));
-        };
-        let message =
-            sys::receive(self.socket.as_fd(), before, after).map_err(|error| explain_receive(&error))?;
-        let Some(VlanTag { tpid, tci }) = message.tag else {
-            return Err(ReceiveFailure::Lost(ReceiveDrop::Error));
-        };
-        let [a, b] = tpid.to_be_bytes();
-        let [c, d] = tci.to_be_bytes();
-        *gap = [a, b, c, d];
-        let whole = message.len.checked_add(TAG_LEN).filter(|_| message.len >= TAG_AT && !message.truncated);
-        match whole.and_then(|len| self.buffer.get(..len)) {
-            Some(raw) if frame.set_raw(raw) => {
-                shift_offload(frame);
-                Ok(())
-            }
-            _ => Err(ReceiveFailure::Lost(ReceiveDrop::Truncated)),
-        }
-    }
-}
-
-impl AsFd for TaggedLane {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
-    }
-}
-
-/// Splits a raw buffer into what precedes an outer VLAN tag, the tag, and what follows it.
-fn around_tag(buffer: &mut [u8]) -> Option<(&mut [u8], &mut [u8; TAG_LEN], &mut [u8])> {
-    let (before, rest) = buffer.split_at_mut_checked(TAG_AT)?;
-    let (gap, after) = rest.split_first_chunk_mut()?;
-    Some((before, gap, after))
-}
-
-/// Moves the offsets of the offload header behind the tag that was put in.
-fn shift_offload(frame: &mut FrameBuf) {
-    let mut offload = frame.offload();
-    for offset in [&mut offload.hdr_len, &mut offload.csum_start] {
-        if *offset != 0 {
-            *offset = offset.saturating_add(TAG_LEN_U16);
-        }
-    }
-    frame.set_offload(offload);
-}
-
 fn explain_receive(error: &io::Error) -> ReceiveFailure {
+    if is_unexpected_poll_event(error) {
+        return ReceiveFailure::PortDown;
+    }
     match error.kind() {
         // pnet's own, or the socket's.
         io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => return ReceiveFailure::Empty,
@@ -182,29 +197,13 @@ pub(super) fn take_error(socket: BorrowedFd<'_>) -> bool {
     getsockopt(&socket, sockopt::SocketError).is_ok_and(|error| error != 0)
 }
 
-/// Where a raw frame has its outer tag: behind the offload header and two MAC addresses.
-const TAG_AT: usize = OFFLOAD_HEADER_LEN + 12;
-/// Octets of a VLAN tag.
-const TAG_LEN: usize = 4;
-const TAG_LEN_U16: u16 = 4;
+/// The longest frame, offload header included, that is sent in a batch; the rest is not worth copying once more.
+const SMALL_LEN: usize = 2048;
+const BATCH_LEN: usize = SMALL_LEN * MAX_SEND;
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::buffer::Offload;
-
-    #[test]
-    fn offsets_move_behind_the_tag_and_absent_ones_stay_absent() {
-        let mut frame = FrameBuf::new();
-        frame.set_bytes(&[0; 60]);
-        shift_offload(&mut frame);
-        assert_eq!(frame.offload(), Offload::default());
-        let offload =
-            Offload { hdr_len: 54, csum_start: 34, csum_offset: 16, gso_size: 1448, ..Offload::default() };
-        frame.set_offload(offload);
-        shift_offload(&mut frame);
-        assert_eq!(frame.offload(), Offload { hdr_len: 58, csum_start: 38, ..offload });
-    }
 
     #[test]
     fn receive_errors_are_told_apart() {
@@ -218,7 +217,7 @@ mod tests {
             explain_receive(&io::Error::new(io::ErrorKind::TimedOut, "Timed out")),
             ReceiveFailure::Empty
         );
-        assert!(is_unexpected_poll_event(&io::Error::other("Unexpected poll event")));
+        assert_eq!(explain_receive(&io::Error::other("Unexpected poll event")), ReceiveFailure::PortDown);
         assert!(!is_unexpected_poll_event(&Errno::EIO.into()));
     }
 }

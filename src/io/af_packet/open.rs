@@ -10,9 +10,9 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socket, so
 use pnet::datalink::{self, Channel, NetworkInterface};
 use thiserror::Error;
 
-use super::filter::{self, Tag};
-use super::lane::{PlainLane, TaggedLane};
-use super::sys;
+use super::filter;
+use super::lane::Lane;
+use super::sys::{self, Ring};
 use crate::wire::buffer::{MAX_FRAME_LEN, OFFLOAD_HEADER_LEN};
 
 /// Why the ports could not be opened.
@@ -128,14 +128,11 @@ impl Interface {
     }
 }
 
-/// The two sockets of one worker on one port, which take no frames yet.
-pub(super) fn lanes(interface: &Interface) -> Result<(PlainLane, TaggedLane), OpenError> {
-    Ok((plain_lane(interface)?, tagged_lane(interface)?))
-}
-
-/// The socket that pnet reads and writes.
-fn plain_lane(interface: &Interface) -> Result<PlainLane, OpenError> {
+/// The socket of one worker on one port, which takes no frames yet.
+pub(super) fn lane(interface: &Interface) -> Result<Lane, OpenError> {
     let socket = deaf_socket().map_err(|error| interface.error("open a packet socket", error))?;
+    let ring = Ring::map(socket.as_fd(), RING_SLOTS)
+        .map_err(|error| interface.error("map a receive ring", error))?;
     let control = socket.try_clone().map_err(|error| interface.error("duplicate a socket", error))?;
     let config = datalink::Config {
         // pnet transmits from the caller's slice; its own write buffer is only for `build_and_send`.
@@ -151,19 +148,10 @@ fn plain_lane(interface: &Interface) -> Result<PlainLane, OpenError> {
         ..datalink::Config::default()
     };
     match datalink::channel(&interface.for_pnet, config) {
-        Ok(Channel::Ethernet(sender, receiver)) => Ok(PlainLane::new(control, sender, receiver)),
+        Ok(Channel::Ethernet(sender, receiver)) => Ok(Lane::new(control, sender, receiver, ring)),
         Ok(_) => Err(interface.error("open an Ethernet channel", io::ErrorKind::Unsupported.into())),
         Err(error) => Err(interface.error("open an Ethernet channel", error)),
     }
-}
-
-/// The socket for frames whose outer VLAN tag the kernel took out.
-fn tagged_lane(interface: &Interface) -> Result<TaggedLane, OpenError> {
-    let socket = deaf_socket().map_err(|error| interface.error("open a packet socket", error))?;
-    let ready = sys::set_packet_option(socket.as_fd(), libc::PACKET_AUXDATA, 1)
-        .and_then(|()| sys::bind(socket.as_fd(), interface.index));
-    ready.map_err(|error| interface.error("bind a packet socket", error))?;
-    Ok(TaggedLane::new(socket))
 }
 
 /// A packet socket that is bound to nothing and takes no frame.
@@ -207,16 +195,18 @@ pub(super) fn share_by_flow(interface: &Interface, sockets: &[BorrowedFd<'_>]) -
 }
 
 /// Lets a socket take the frames it is for.
-pub(super) fn listen(interface: &Interface, socket: BorrowedFd<'_>, tag: Tag) -> Result<(), OpenError> {
-    sys::attach_filter(socket, &filter::incoming(tag))
-        .map_err(|error| interface.error("attach a filter", error))
+pub(super) fn listen(interface: &Interface, socket: BorrowedFd<'_>) -> Result<(), OpenError> {
+    sys::attach_filter(socket, &filter::incoming()).map_err(|error| interface.error("attach a filter", error))
 }
 
 /// Longer than a [`crate::wire::buffer::FrameBuf`], so that a frame that was cut off does not fit one.
 pub(super) const READ_BUFFER_LEN: usize = OFFLOAD_HEADER_LEN + MAX_FRAME_LEN + 64;
 
-/// Octets that wait in a socket for its worker, 32 MiB as the kernel counts: some 40,000 small frames, or 25 ms of a
-/// flood of 1.5 million a second.
+/// Frames that wait for their worker: 8 MiB, or 13 ms of a flood of 300,000 a second and worker. A longer queue would
+/// only make the real clients among them wait longer.
+const RING_SLOTS: usize = 4096;
+
+/// Octets of long frames that wait in a socket for its worker, 32 MiB as the kernel counts: some 400 super-frames.
 const RECEIVE_QUEUE: usize = 16 << 20;
 
 /// Octets on their way out of a socket, 8 MiB as the kernel counts, of which it lets half be used: 40 super-frames.

@@ -1,68 +1,46 @@
-//! One worker's sockets on one port.
+//! One worker's socket on one port, and what is known of it.
 
 use std::os::fd::AsFd;
 
 use nix::poll::PollFlags;
 
-use super::filter::Tag;
-use super::lane::{PlainLane, ReceiveFailure, TaggedLane, take_error};
-use super::open::{Interface, OpenError, lanes, listen, share_by_flow};
+use super::lane::{Lane, ReceiveFailure, take_error};
+use super::open::{Interface, OpenError, lane, listen, share_by_flow};
 use super::sys;
 use crate::engine::Side;
-use crate::io::{PortStats, ReceiveDrop, Received};
-use crate::wire::buffer::FrameBuf;
+use crate::io::{PortStats, Received};
+use crate::wire::buffer::{FrameBuf, FrameRef};
 
-/// The two sockets and what is known of them.
+/// The socket and its interface.
 pub(super) struct Port {
-    pub(super) plain: PlainLane,
-    pub(super) tagged: TaggedLane,
+    pub(super) lane: Lane,
     index: i32,
-    plain_ready: bool,
-    tagged_ready: bool,
-    /// Whose turn it is when both are ready, so that neither starves the other.
-    tagged_next: bool,
 }
 
 impl Port {
     /// Opens the ports of all workers on `interface` and lets them take frames, each frame in one of them.
     pub(super) fn open_all(interface: &Interface, workers: usize) -> Result<Vec<Port>, OpenError> {
-        let ports: Vec<Port> = (0..workers).map(|_| Port::open(interface)).collect::<Result<_, _>>()?;
+        let open = |_| Ok(Port { lane: lane(interface)?, index: interface.index });
+        let ports: Vec<Port> = (0..workers).map(open).collect::<Result<_, _>>()?;
         // In the order of the workers on both ports; the kernel keeps it when a link goes down and up.
-        share_by_flow(interface, &ports.iter().map(|port| port.plain.as_fd()).collect::<Vec<_>>())?;
-        share_by_flow(interface, &ports.iter().map(|port| port.tagged.as_fd()).collect::<Vec<_>>())?;
-        for port in &ports {
-            listen(interface, port.plain.as_fd(), Tag::Absent)?;
-            listen(interface, port.tagged.as_fd(), Tag::Present)?;
-        }
+        share_by_flow(interface, &ports.iter().map(|port| port.lane.as_fd()).collect::<Vec<_>>())?;
+        ports.iter().try_for_each(|port| listen(interface, port.lane.as_fd()))?;
         Ok(ports)
     }
 
-    fn open(interface: &Interface) -> Result<Port, OpenError> {
-        let (plain, tagged) = lanes(interface)?;
-        let index = interface.index;
-        Ok(Port { plain, tagged, index, plain_ready: false, tagged_ready: false, tagged_next: false })
-    }
-
-    /// Takes the next frame of either lane.
+    /// Takes the next frame.
     pub(super) fn receive(&mut self, side: Side, frame: &mut FrameBuf, stats: &PortStats) -> Received {
         loop {
-            let (ready, result) = match self.next_lane() {
-                Some(Tag::Absent) => (&mut self.plain_ready, self.plain.receive(frame)),
-                Some(Tag::Present) => (&mut self.tagged_ready, self.tagged.receive(frame)),
-                None => return Received::Empty,
-            };
-            match result {
+            match self.lane.receive(frame) {
                 Ok(()) => return Received::Frame,
                 Err(ReceiveFailure::Interrupted) => {}
-                Err(ReceiveFailure::Empty) => *ready = false,
+                Err(ReceiveFailure::Empty) => return Received::Empty,
                 Err(ReceiveFailure::PortDown) => {
-                    *ready = false;
+                    take_error(self.lane.as_fd());
                     stats.set_up(side, false);
                     return Received::Down;
                 }
                 Err(ReceiveFailure::Lost(cause)) => {
-                    // An unknown error might come again at once: ask the kernel first.
-                    *ready = cause != ReceiveDrop::Error;
                     stats.count_receive_dropped(side, cause, 1);
                     return Received::Discarded;
                 }
@@ -70,50 +48,36 @@ impl Port {
         }
     }
 
-    fn next_lane(&mut self) -> Option<Tag> {
-        self.tagged_next = !self.tagged_next;
-        match (self.plain_ready, self.tagged_ready) {
-            (true, true) if self.tagged_next => Some(Tag::Present),
-            (true, _) => Some(Tag::Absent),
-            (false, true) => Some(Tag::Present),
-            (false, false) => None,
-        }
+    /// Transmits `frame`, at the latest with the next [`Port::flush`].
+    pub(super) fn send(&mut self, side: Side, frame: FrameRef<'_>, stats: &PortStats) {
+        self.lane.send(frame, &mut |cause| stats.count_send_failed(side, cause));
     }
 
-    /// Takes note of what the kernel says of the sockets; whether each error, if there was one, could be explained.
-    pub(super) fn note(
-        &mut self,
-        side: Side,
-        plain: PollFlags,
-        tagged: PollFlags,
-        stats: &PortStats,
-    ) -> bool {
-        self.plain_ready = plain.contains(PollFlags::POLLIN);
-        self.tagged_ready = tagged.contains(PollFlags::POLLIN);
-        let mut explained = true;
-        for (events, socket) in [(plain, self.plain.as_fd()), (tagged, self.tagged.as_fd())] {
-            if events.intersects(PollFlags::POLLERR | PollFlags::POLLHUP | PollFlags::POLLNVAL) {
-                // Reading the error clears it; it is ENETDOWN when the link went down.
-                let error = take_error(socket);
-                explained &= error;
-                stats.set_up(side, !error);
-            }
-        }
-        explained
+    /// Transmits what waits.
+    pub(super) fn flush(&mut self, side: Side, stats: &PortStats) {
+        self.lane.flush(&mut |cause| stats.count_send_failed(side, cause));
     }
 
-    /// Frames that the sockets had no room for since the last call.
+    /// Takes note of what the kernel says of the socket; whether an error, if there was one, could be explained.
+    pub(super) fn note(&mut self, side: Side, events: PollFlags, stats: &PortStats) -> bool {
+        if !events.intersects(PollFlags::POLLERR | PollFlags::POLLHUP | PollFlags::POLLNVAL) {
+            return true;
+        }
+        // Reading the error clears it; it is ENETDOWN when the link went down.
+        let is_explained = take_error(self.lane.as_fd());
+        stats.set_up(side, !is_explained);
+        is_explained
+    }
+
+    /// Frames that the ring and the queue had no room for since the last call.
     pub(super) fn kernel_drops(&self) -> u64 {
-        [self.plain.as_fd(), self.tagged.as_fd()]
-            .into_iter()
-            // Packets and drops, both since the last reading; a socket that cannot tell has none.
-            .filter_map(|socket| sys::packet_option::<2>(socket, libc::PACKET_STATISTICS).ok())
-            .map(|[_, drops]| u64::from(drops))
-            .sum()
+        // Packets and drops, both since the last reading; a socket that cannot tell has none.
+        sys::packet_option::<2>(self.lane.as_fd(), libc::PACKET_STATISTICS)
+            .map_or(0, |[_, drops]| u64::from(drops))
     }
 
     /// Whether the interface is there, up, and has a carrier.
     pub(super) fn is_running(&self) -> bool {
-        sys::is_running(self.tagged.as_fd(), self.index).unwrap_or(false)
+        sys::is_running(self.lane.as_fd(), self.index).unwrap_or(false)
     }
 }

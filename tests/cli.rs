@@ -1,0 +1,323 @@
+//! The program as an operator meets it: exit statuses, what it says, and that it leaves the host as it was.
+//!
+//! What needs interfaces runs in a user and network namespace of its own (`unshare -rn`), as any user may.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "helpers of tests are tests")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+const SYNWALL: &str = env!("CARGO_BIN_EXE_synwall");
+
+/// A directory of this test's own.
+fn directory(name: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    std::fs::create_dir_all(&path).unwrap();
+    path
+}
+
+fn synwall(directory: &Path, arguments: &[&str]) -> Output {
+    Command::new(SYNWALL).current_dir(directory).args(arguments).output().unwrap()
+}
+
+fn status(output: &Output) -> i32 {
+    output.status.code().expect("ended by itself")
+}
+
+fn text(octets: &[u8]) -> String {
+    String::from_utf8(octets.to_vec()).unwrap()
+}
+
+/// A good configuration with ports that do not exist, followed by `more`.
+fn configuration(more: &str) -> String {
+    format!("[bridge]\noutside = \"no-such-if0\"\ninside = \"no-such-if1\"\n{more}")
+}
+
+#[test]
+fn usage_errors_end_with_2_and_help_with_0() {
+    let directory = directory("usage");
+    for wrong in [&["runn"][..], &[], &["run", "--cofnig", "x"], &["check-config", "--config"]] {
+        assert_eq!(status(&synwall(&directory, wrong)), 2, "{wrong:?}");
+    }
+    let version = synwall(&directory, &["--version"]);
+    assert_eq!(
+        (status(&version), text(&version.stdout)),
+        (0, format!("synwall {}\n", env!("CARGO_PKG_VERSION")))
+    );
+    let help = synwall(&directory, &["--help"]);
+    assert_eq!(status(&help), 0);
+    for word in ["run", "check-config", "show-config", "doctor", "--config", "78"] {
+        assert!(text(&help.stdout).contains(word), "{word}");
+    }
+}
+
+#[test]
+fn bad_configurations_end_with_78_whatever_the_command() {
+    let directory = directory("bad");
+    let services = "[[service]]\nname = \"a\"\naddress = \"198.18.0.0/24\"\nports = [80]\n\
+                    [[service]]\nname = \"b\"\naddress = \"198.18.0.1\"\nports = \"all\"\n";
+    let table = [
+        (
+            "unknown.toml",
+            configuration("[bridges]\n"),
+            "unknown.toml:4:2: unknown key \"bridges\"; known here: bridge, limits, service, cookie, metrics, log, plane\n",
+        ),
+        (
+            "overlap.toml",
+            configuration(services),
+            "overlap.toml:10:11: service \"b\": address: overlaps service \"a\": both protect 198.18.0.1 port 80\n",
+        ),
+        (
+            "twice.toml",
+            "[bridge]\noutside = \"a\"\ninside = \"a\"\n".to_owned(),
+            "twice.toml:3:10: bridge: inside: \"a\" is the same interface as outside; a bridge needs two\n",
+        ),
+    ];
+    for (file, content, complaint) in table {
+        std::fs::write(directory.join(file), content).unwrap();
+        for command in ["run", "check-config", "show-config", "doctor"] {
+            let output = synwall(&directory, &[command, "--config", file]);
+            assert_eq!((status(&output), text(&output.stderr).as_str()), (78, complaint), "{command}");
+            assert!(output.stdout.is_empty());
+        }
+    }
+    let output = synwall(&directory, &["--config", "none.toml", "run"]);
+    let complaint = "none.toml: cannot be read: No such file or directory (os error 2)\n";
+    assert_eq!((status(&output), text(&output.stderr).as_str()), (78, complaint));
+}
+
+#[test]
+fn check_config_says_ok_and_show_config_is_a_fixed_point() {
+    let directory = directory("good");
+    let service = "[[service]]\nname = \"web\"\naddress = \"198.18.0.1\"\nports = [80, \"90-99\"]\nearly_data = \"16KiB\"\n";
+    std::fs::write(directory.join("good.toml"), configuration(service)).unwrap();
+    let output = synwall(&directory, &["check-config", "--config", "good.toml"]);
+    assert_eq!((status(&output), text(&output.stdout).as_str()), (0, "good.toml: ok\n"));
+    let first = synwall(&directory, &["show-config", "--config", "good.toml"]);
+    assert_eq!(status(&first), 0);
+    let shown = text(&first.stdout);
+    let line = |line: &str| {
+        shown.lines().any(|found| found.split_whitespace().collect::<Vec<_>>().join(" ") == line)
+    };
+    assert!(line("early_data = \"16KiB\" # file") && line("mode = \"always\" # default"), "{shown}");
+    std::fs::write(directory.join("shown.toml"), &first.stdout).unwrap();
+    assert_eq!(status(&synwall(&directory, &["check-config", "--config", "shown.toml"])), 0);
+    let second = synwall(&directory, &["show-config", "--config", "shown.toml"]);
+    assert_eq!(text(&second.stdout), shown);
+}
+
+#[test]
+fn run_and_doctor_name_a_missing_interface_and_end_with_1() {
+    let directory = directory("missing");
+    std::fs::write(directory.join("missing.toml"), configuration("")).unwrap();
+    let run = synwall(&directory, &["run", "--config", "missing.toml"]);
+    let said = text(&run.stderr);
+    assert_eq!(status(&run), 1, "{said}");
+    assert!(
+        said.contains("outside port no-such-if0: no such interface: set [bridge] outside to one of: "),
+        "{said}"
+    );
+    assert!(said.contains("inside port no-such-if1: no such interface: "), "{said}");
+    assert!(
+        said.contains("nothing was changed") && !said.contains('\x1b') && !said.contains("panic"),
+        "{said}"
+    );
+    let doctor = synwall(&directory, &["doctor", "--config", "missing.toml"]);
+    let said = text(&doctor.stdout);
+    assert_eq!(status(&doctor), 1, "{said}");
+    assert!(said.lines().all(|line| line.starts_with("ok   ") || line.starts_with("fix  ")), "{said}");
+    assert!(said.contains("\nfix  outside port no-such-if0: no such interface: "), "{said}");
+}
+
+#[test]
+fn json_logs_are_an_object_a_line() {
+    let directory = directory("json");
+    std::fs::write(directory.join("json.toml"), configuration("[log]\nformat = \"json\"\n")).unwrap();
+    let output = synwall(&directory, &["run", "--config", "json.toml"]);
+    let said = text(&output.stderr);
+    assert!(
+        said.lines().count() >= 3 && said.lines().all(|line| line.starts_with('{') && line.ends_with('}')),
+        "{said}"
+    );
+    assert!(
+        said.contains("\"level\":\"ERROR\"") && said.contains("\"message\":\"outside port no-such-if0: "),
+        "{said}"
+    );
+}
+
+#[test]
+fn run_without_privileges_says_what_is_missing() {
+    let directory = directory("unprivileged");
+    std::fs::write(directory.join("x.toml"), configuration("")).unwrap();
+    // Whoever runs the tests, without a single capability.
+    let is_root = text(&Command::new("id").arg("-u").output().unwrap().stdout).trim() == "0";
+    let mut command = if is_root { Command::new("setpriv") } else { Command::new(SYNWALL) };
+    if is_root {
+        command.args(["--bounding-set", "-all", "--", SYNWALL]);
+    }
+    let output = command.current_dir(&directory).args(["run", "--config", "x.toml"]).output().unwrap();
+    let said = text(&output.stderr);
+    assert_eq!(status(&output), 1, "{said}");
+    assert!(said.contains("privileges: CAP_NET_RAW and CAP_NET_ADMIN missing: run as root, or "), "{said}");
+}
+
+/// Runs `script` in bash, with two veth pairs (a0-a1, b0-b1) in a namespace of their own; `a1` and `b1` are the ports.
+/// What it prints. Each line that it says is checked must not fail.
+fn in_namespace(name: &str, script: &str) -> String {
+    let directory = directory(name);
+    let prelude = format!("{PRELUDE}{script}");
+    let output = Command::new("unshare")
+        .args(["-rn", "bash", "-euc", &prelude])
+        .env("SYNWALL", SYNWALL)
+        .current_dir(&directory)
+        .output()
+        .expect("unshare is needed for this test (package util-linux)");
+    let said = format!("{}{}", text(&output.stdout), text(&output.stderr));
+    assert!(output.status.success(), "{said}");
+    said
+}
+
+const PRELUDE: &str = r#"
+for pair in a b; do ip link add name ${pair}0 type veth peer name ${pair}1; done
+ip link set lo up
+for port in a0 a1 b0 b1; do
+    echo 1 > /proc/sys/net/ipv6/conf/$port/disable_ipv6
+    ip link set $port up
+done
+cat > synwall.toml <<X
+[bridge]
+outside = "a1"
+inside = "b1"
+[[service]]
+name = "web"
+address = "198.18.0.1"
+ports = [80]
+[plane]
+workers = 2
+X
+host() { ip -details address; ethtool -k a1; ethtool -k b1; }
+http() { exec 3<>/dev/tcp/127.0.0.1/10910; printf 'GET %s HTTP/1.1\r\nHost: x\r\n\r\n' "$1" >&3; cat <&3; exec 3>&-; }
+ready() { for _ in $(seq 100); do http /readyz 2>&1 | grep -q '"ready":true' && return 0; sleep 0.1; done; return 1; }
+run() { timeout 20 "$SYNWALL" run --config synwall.toml; }
+fails() { code=0; "$@" || code=$?; test $code = 1 || { echo "exit status $code, not 1"; exit 1; }; }
+"#;
+
+#[test]
+fn bad_ports_are_refused_and_the_host_is_left_as_it_was() {
+    let said = in_namespace(
+        "ports",
+        r#"
+        refused() { host > before; fails run; host > after; diff before after; }
+        ip link set b1 down; refused; ip link set b1 up
+        ip address add 198.18.9.1/24 dev a1 label a1:x; refused; ip address flush dev a1
+        ip link set a1 mtu 1400; refused; ip link set a1 mtu 1500
+        ip link add name br type bridge; ip link set b1 master br; refused; ip link set b1 nomaster
+        echo 0 > /proc/sys/net/ipv6/conf/b1/disable_ipv6; refused; fails "$SYNWALL" doctor --config synwall.toml
+        echo 1 > /proc/sys/net/ipv6/conf/b1/disable_ipv6
+        sed -i 's/inside = "b1"/inside = "lo"/' synwall.toml; refused
+        "#,
+    );
+    for complaint in [
+        "inside port b1: down: bring it up with `ip link set b1 up`",
+        "outside port a1: has the address 198.18.9.1: remove it with `ip addr flush dev a1`",
+        "MTU: 1400 outside and 1500 inside, longer frames would vanish: make them equal, for example with `ip link set b1 mtu 1400`",
+        "inside port b1: belongs to the bridge br, which would carry frames past synwall: release it with `ip link set b1 nomaster`",
+        "fix  inside port b1: has the address fe80::",
+        "turn IPv6 off with `sysctl -w net.ipv6.conf.b1.disable_ipv6=1`, or remove it",
+        "inside port lo: not Ethernet (link type 772)",
+    ] {
+        assert!(said.contains(complaint), "{complaint}: {said}");
+    }
+}
+
+#[test]
+fn run_serves_reloads_and_stops_and_the_host_is_left_as_it_was() {
+    let said = in_namespace(
+        "run",
+        r#"
+        "$SYNWALL" doctor --config synwall.toml
+        host > before
+        "$SYNWALL" run --config synwall.toml & pid=$!
+        trap 'kill -KILL $pid 2>/dev/null || true' EXIT
+        ready
+        # A second one is kept from the same ports, and a third from the same address.
+        sed '$a [metrics]\nlisten = "off"' synwall.toml > second.toml
+        fails timeout 20 "$SYNWALL" run --config second.toml
+        ip link add name c1 type veth peer name c0; ip link add name d1 type veth peer name d0
+        for port in c0 c1 d0 d1; do echo 1 > /proc/sys/net/ipv6/conf/$port/disable_ipv6; ip link set $port up; done
+        sed 's/"a1"/"c1"/; s/"b1"/"d1"/' synwall.toml > third.toml
+        fails timeout 20 "$SYNWALL" run --config third.toml
+        ip link delete c1; ip link delete d1
+        # A port without carrier is not ready, and recovers.
+        ip link set b0 down
+        for _ in $(seq 50); do http /readyz | grep -q '"inside_up":false' && break; sleep 0.1; done
+        http /readyz | grep '503 Service Unavailable'
+        ip link set b0 up; ready
+        # A bad file changes nothing, a good one does.
+        kept=$(cat synwall.toml)
+        reload() { kill -HUP $pid; sleep 0.5; }
+        echo "[nonsense]" >> synwall.toml; reload
+        http /metrics | grep '^synwall_config_reload_success 0'
+        http /metrics | grep 'synwall_mode{service="web",mode="always"} 1'
+        echo "$kept" | sed 's/ports = \[80\]/ports = [80]\nmode = "monitor"/' > synwall.toml; reload
+        http /metrics | grep '^synwall_config_reload_success 1'
+        http /metrics | grep 'synwall_mode{service="web",mode="monitor"} 1'
+        echo "$kept" | sed 's/workers = 2/workers = 3/' > synwall.toml; reload
+        http /metrics | grep '^synwall_workers 2'
+        kill -TERM $pid
+        wait $pid
+        sleep 0.1; host > after; diff before after
+        "#,
+    );
+    for line in [
+        "synwall runs version=",
+        "port a1 belongs to another synwall that runs",
+        "metrics: 127.0.0.1:10910 is in use",
+        "configuration not reloaded, nothing changed: synwall.toml:10:2: unknown key \"nonsense\"",
+        "configuration reloaded services=1",
+        "configuration not reloaded, nothing changed: [plane] changed, which takes a restart",
+        "stopping signal=\"SIGTERM\"",
+        "stopped received=",
+    ] {
+        assert!(said.contains(line), "{line}: {said}");
+    }
+    assert!(!said.contains("fix  "), "doctor finds nothing: {said}");
+}
+
+#[test]
+fn key_files_open_to_others_are_refused() {
+    let said = in_namespace(
+        "key",
+        r#"
+        printf '%064d\n' 7 > key; chmod 640 key
+        printf '[cookie]\nkey_file = "%s/key"\n' "$PWD" >> synwall.toml
+        fails run
+        fails "$SYNWALL" doctor --config synwall.toml
+        chmod 600 key
+        "$SYNWALL" doctor --config synwall.toml
+        echo 1234 > key
+        fails run
+        "#,
+    );
+    assert!(said.contains("is open to others (mode 0640); close it with `chmod 600 "), "{said}");
+    assert!(said.contains("holds neither 64 hexadecimal digits nor 32 octets"), "{said}");
+    assert!(!said.contains("1234") && !said.contains("00000000"), "no secret is printed: {said}");
+}
+
+#[test]
+fn a_log_that_nobody_reads_stops_nothing() {
+    let said = in_namespace(
+        "unread",
+        r#"
+        "$SYNWALL" run --config synwall.toml 2> >(exec sleep 0.2) & pid=$!
+        trap 'kill -KILL $pid 2>/dev/null || true' EXIT
+        ready; sleep 0.5
+        ip link set b0 down; sleep 0.5; ip link set b0 up; ready
+        kill -HUP $pid; sleep 0.5; ready
+        http /metrics | grep '^synwall_workers 2'
+        kill -TERM $pid
+        wait $pid
+        "#,
+    );
+    assert!(said.contains("synwall_workers 2"), "{said}");
+}
