@@ -28,6 +28,7 @@ impl Lab {
         static ALONE: Mutex<()> = Mutex::new(());
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        remove_leftovers();
         let name = format!("t{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let lab = Lab { name, program: None, _alone: alone };
         lab.script(&[&["up"], options].concat());
@@ -52,6 +53,8 @@ impl Lab {
             .stderr(log)
             .spawn()
             .unwrap();
+        // So that `lab down` ends it even if this process is killed before it can.
+        self.write("pids/synwall", &program.id().to_string());
         self.program = Some(program);
         let ready = eventually(Duration::from_secs(10), || self.curl("readyz").status.success());
         assert!(ready, "synwall is not ready after 10 s:\n{}", self.log());
@@ -72,6 +75,7 @@ impl Lab {
             program.kill().unwrap();
         }
         let status = program.wait().unwrap();
+        fs::remove_file(self.state().join("pids/synwall")).unwrap();
         assert!(ended, "synwall did not end within 10 s of {signal}:\n{}", self.log());
         status
     }
@@ -190,9 +194,7 @@ impl Lab {
     }
 
     fn script_command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/lab/lab"));
-        command.env("LAB", &self.name).args(args).stdin(Stdio::null());
-        command
+        script(&self.name, args)
     }
 
     fn open(&self, namespace: &str) -> File {
@@ -212,6 +214,7 @@ impl Drop for Lab {
             }
             let _ = program.kill();
             let _ = program.wait();
+            let _ = fs::remove_file(self.state().join("pids/synwall"));
         }
         let _ = self.script_command(&["down"]).status();
     }
@@ -229,6 +232,23 @@ pub(crate) fn eventually(limit: Duration, mut is_so: impl FnMut() -> bool) -> bo
         }
         thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// Takes down laboratories of test runs that were killed: `t`, the pid of a process that is gone, a number.
+fn remove_leftovers() {
+    for entry in fs::read_dir("/run/synwall-lab").into_iter().flatten().flatten() {
+        let name = entry.file_name().into_string().unwrap_or_default();
+        let id = name.strip_prefix('t').and_then(|rest| rest.split_once('-')?.0.parse::<u32>().ok());
+        if id.is_some_and(|id| !Path::new(&format!("/proc/{id}")).exists()) {
+            let _ = script(&name, &["down"]).status();
+        }
+    }
+}
+
+fn script(lab: &str, args: &[&str]) -> Command {
+    let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/lab/lab"));
+    command.env("LAB", lab).args(args).stdin(Stdio::null());
+    command
 }
 
 fn enter(namespace: &File) {
