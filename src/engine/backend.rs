@@ -208,6 +208,7 @@ impl Completion {
             state: if self.fin { FlowState::HalfClosed } else { FlowState::Established },
             is_direct: false,
             client_iss: handshake.client_iss,
+            client_tsval: self.answer.timestamps.map(|_| handshake.client_tsval),
             translation: Translation {
                 delta: arrival.seq.distance_from(handshake.cookie_iss),
                 ts_delta: server_ts.wrapping_sub(handshake.cookie_ts),

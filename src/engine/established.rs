@@ -8,7 +8,8 @@ use super::verdict::{DropReason, Side, Verdict};
 use crate::time::Instant;
 use crate::wire::build::SegmentSpec;
 use crate::wire::seq::SeqNumber;
-use crate::wire::tcp::Flags;
+use crate::wire::tcp::{Flags, Segment};
+use crate::wire::tcp_options::SynOptions;
 
 /// What the flow says of a segment.
 enum Outcome {
@@ -16,6 +17,15 @@ enum Outcome {
     Settled(Verdict),
     /// It may open the next connection on the tuple; `next` is what the server expects of the client.
     MayReopen { is_over: bool, next: SeqNumber },
+    /// The server repeats its SYN-ACK: our ACK was lost.
+    SynAckAgain(Acknowledgement),
+}
+
+/// What the server is told again.
+struct Acknowledgement {
+    seq: SeqNumber,
+    window: u16,
+    tsval: Option<u32>,
 }
 
 /// What the segment did to the flow.
@@ -35,7 +45,27 @@ impl Step<'_> {
         match self.handle_in_flow(side, arrival, frame, true)? {
             Outcome::Settled(verdict) => Some(verdict),
             Outcome::MayReopen { is_over, next } => self.reopen(arrival, frame, is_over, next),
+            Outcome::SynAckAgain(acknowledgement) => {
+                self.acknowledge_again(arrival, frame, &acknowledgement);
+                Some(Verdict::Consume)
+            }
         }
+    }
+
+    /// Answers a repeated SYN-ACK in the client's name; to the client it would be a SYN out of nowhere.
+    fn acknowledge_again(&mut self, arrival: &Arrival<'_>, frame: &[u8], again: &Acknowledgement) {
+        let echo = Segment::new(frame, arrival.layout).options().timestamps().map_or(0, |(value, _)| value);
+        let ack = SegmentSpec {
+            seq: again.seq,
+            ack: Some(arrival.end),
+            window: again.window,
+            options: SynOptions {
+                timestamps: again.tsval.map(|tsval| (tsval, echo)),
+                ..SynOptions::default()
+            },
+            ..reply::answer(arrival, Side::Server, frame)
+        };
+        reply::send(self.out, Side::Server, &ack);
     }
 
     fn handle_in_flow(
@@ -78,7 +108,7 @@ impl Step<'_> {
         let Ok(redemption) = self.redeem(arrival, frame) else {
             return match self.handle_in_flow(Side::Client, arrival, frame, false)? {
                 Outcome::Settled(verdict) => Some(verdict),
-                Outcome::MayReopen { .. } => None,
+                Outcome::MayReopen { .. } | Outcome::SynAckAgain(_) => None,
             };
         };
         if self
@@ -114,6 +144,9 @@ fn handle(
         Side::Client => arrival.ack.add(flow.translation.delta),
         Side::Server => arrival.ack,
     };
+    if let Some(acknowledgement) = syn_ack_again(flow, side, arrival) {
+        return Outcome::SynAckAgain(acknowledgement);
+    }
     let mut standing = flow.judge(side, arrival, ack);
     if flow.is_direct {
         // What a direct flow carries is never judged, only watched.
@@ -141,6 +174,18 @@ fn handle(
     }
     flow.advance(standing);
     Outcome::Settled(Verdict::Forward)
+}
+
+/// What to answer if the server's segment is the SYN-ACK that opened the flow, once more.
+fn syn_ack_again(flow: &Flow, side: Side, arrival: &Arrival<'_>) -> Option<Acknowledgement> {
+    let seq = flow.client_iss.add(1);
+    let is_syn_ack = arrival.flags.has(Flags::SYN) && arrival.flags.has(Flags::ACK) && arrival.ack == seq;
+    if side == Side::Client || flow.is_direct || !is_syn_ack {
+        return None;
+    }
+    let window = flow.client.edge.distance_from(flow.client.acked);
+    let scaled = window.wrapping_shr(u32::from(flow.translation.client_window.to));
+    Some(Acknowledgement { seq, window: u16::try_from(scaled).unwrap_or(u16::MAX), tsval: flow.client_tsval })
 }
 
 /// Whether a client's segment may be the ACK of a new connection: one that does not fit, or any on a tuple whose

@@ -95,6 +95,8 @@ pub(super) struct Flow {
     /// Let through as it is: nothing about it was promised, and nothing of it is refused.
     pub(super) is_direct: bool,
     pub(super) client_iss: SeqNumber,
+    /// The TSval with which the server's SYN-ACK was acknowledged, if it uses timestamps.
+    pub(super) client_tsval: Option<u32>,
     pub(super) translation: Translation,
     pub(super) client: End,
     pub(super) server: End,
@@ -143,6 +145,7 @@ impl Flow {
             state: FlowState::Established,
             is_direct: true,
             client_iss,
+            client_tsval: None,
             translation: Translation::default(),
             client: End::default(),
             server: End::default(),

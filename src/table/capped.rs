@@ -190,7 +190,6 @@ mod tests {
                 scope.spawn(move || {
                     for port in start..start + 5_000 {
                         let _ = map.admit(key(port), Value(0), 100, 100);
-                        assert!(map.map.len() <= 100);
                         if port % 3 == 0 {
                             map.remove_if(&key(port), |_| true);
                         }
@@ -198,7 +197,8 @@ mod tests {
                 });
             }
         });
-        assert_eq!(map.len(), map.map.len());
-        assert_eq!(map.group_len(0), map.map.len());
+        // Only now: the map's own count is no snapshot while others write.
+        assert!((1..=100).contains(&map.map.len()), "{}", map.map.len());
+        assert_eq!((map.len(), map.group_len(0)), (map.map.len(), map.map.len()));
     }
 }

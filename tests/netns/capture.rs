@@ -54,10 +54,14 @@ impl Capture {
         eventually(Duration::from_secs(1), || self.frames().iter().any(|seen| seen == frame))
     }
 
-    /// Ends the capture and returns those of its packets that a display filter of Wireshark lets through, a line each.
-    pub(crate) fn finish(mut self, display_filter: &str) -> Vec<String> {
+    /// Ends the capture: only then has everything been written.
+    pub(crate) fn end(&mut self) {
         kill(Pid::from_raw(self.tcpdump.id().cast_signed()), Signal::SIGINT).unwrap();
         self.tcpdump.wait().unwrap();
+    }
+
+    /// Those of its packets that a display filter of Wireshark lets through, a line each.
+    pub(crate) fn select(&self, display_filter: &str) -> Vec<String> {
         let output = Command::new("tshark")
             .arg("-r")
             .arg(&self.file)

@@ -4,6 +4,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::capture::Capture;
 use crate::lab::{Lab, SERVER, eventually};
 use crate::traffic::{address, open, read, serve};
 
@@ -67,6 +68,25 @@ fn server_process_that_dies_ends_the_connection_as_without_synwall() {
             assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
         });
     }
+}
+
+#[test]
+fn repeated_syn_ack_is_answered_and_the_client_sees_but_one() {
+    let lab = Lab::protected(&[]);
+    let server = serve(&lab, address(SERVER[0], 8005), 1, |mut stream| stream.write_all(b"hello").unwrap());
+    // The server loses the ACK of its SYN-ACK, and repeats it after a second.
+    lab.run("server", &["nft", "add rule netdev lab ingress tcp dport 8005 tcp flags ack counter drop"]);
+    let mut capture = Capture::start(&lab, "client");
+    lab.within("client", || {
+        let mut stream = open(address(SERVER[0], 8005)).unwrap();
+        thread::sleep(Duration::from_millis(700));
+        lab.run("server", &["nft", "flush chain netdev lab ingress"]);
+        assert_eq!(read(&mut stream, 5).unwrap(), b"hello");
+    });
+    server.join().unwrap();
+    capture.end();
+    let syn_acks = capture.select("tcp.flags.syn == 1 and tcp.flags.ack == 1");
+    assert_eq!(syn_acks.len(), 1, "{syn_acks:#?}");
 }
 
 #[test]

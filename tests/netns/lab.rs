@@ -182,6 +182,21 @@ impl Lab {
         Path::new("/run/synwall-lab").join(&self.name)
     }
 
+    /// Prints what synwall said and counted, and keeps the captures of a test that failed.
+    fn keep_evidence(&self) {
+        let metrics = String::from_utf8_lossy(&self.curl("metrics").stdout).into_owned();
+        let counted = metrics.lines().filter(|line| !line.starts_with('#') && !line.ends_with(" 0"));
+        eprintln!("synwall said:\n{}and counted:\n{}", self.log(), counted.collect::<Vec<_>>().join("\n"));
+        let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(&self.name);
+        let _ = fs::create_dir_all(&kept);
+        for file in fs::read_dir(self.state()).into_iter().flatten().flatten().map(|entry| entry.path()) {
+            if file.extension().is_some_and(|extension| extension == "pcap") {
+                let _ = fs::copy(&file, kept.join(file.file_name().unwrap()));
+                eprintln!("capture kept in {}", kept.display());
+            }
+        }
+    }
+
     fn write(&self, name: &str, content: &str) -> PathBuf {
         let file = self.state().join(name);
         fs::write(&file, content).unwrap();
@@ -210,7 +225,7 @@ impl Drop for Lab {
     fn drop(&mut self) {
         if let Some(mut program) = self.program.take() {
             if thread::panicking() {
-                eprintln!("synwall said:\n{}", self.log());
+                self.keep_evidence();
             }
             let _ = program.kill();
             let _ = program.wait();

@@ -12,10 +12,11 @@ use crate::traffic::{address, get, open, open_without_a_bare_ack, read, serve};
 #[test]
 fn data_in_the_third_segment_and_behind_it_is_sent_once() {
     let lab = Lab::protected(&[]);
-    send_again_only_for_loss(&lab);
+    without_loss_probes(&lab);
     for host in SERVER {
         let server = serve(&lab, address(host, 8000), 2, |mut stream| read(&mut stream, 8).unwrap());
-        let capture = Capture::start(&lab, "client");
+        let _evidence = Capture::start(&lab, "server");
+        let mut capture = Capture::start(&lab, "client");
         lab.within("client", || {
             for connect in [open_without_a_bare_ack, open] {
                 let mut stream = connect(address(host, 8000)).unwrap();
@@ -25,10 +26,11 @@ fn data_in_the_third_segment_and_behind_it_is_sent_once() {
             }
         });
         assert_eq!(server.join().unwrap(), [b"datamore", b"datamore"]);
+        capture.end();
         let frames = capture.frames();
         let syn_ack = frames.iter().position(|frame| is_tcp(frame, 0x12)).expect("a SYN-ACK");
         assert!(frames[syn_ack + 1].ends_with(b"data"), "the third segment carries data");
-        let repeated = capture.finish("tcp.analysis.retransmission or tcp.analysis.out_of_order");
+        let repeated = capture.select("tcp.analysis.retransmission or tcp.analysis.out_of_order");
         assert!(repeated.is_empty(), "sent twice: {repeated:#?}");
     }
     lab.assert_metrics(&[("synwall_dropped_total", 0)]);
@@ -37,19 +39,15 @@ fn data_in_the_third_segment_and_behind_it_is_sent_once() {
 #[test]
 fn ten_early_segments_behind_the_third_arrive_once_and_in_order() {
     let lab = Lab::protected(&[]);
-    send_again_only_for_loss(&lab);
+    without_loss_probes(&lab);
     let upload: Vec<u8> = (0..14_000u32).map(|number| number as u8).collect();
     let server = serve(&lab, address(SERVER[0], 8000), 1, |mut stream| read(&mut stream, 14_000).unwrap());
-    let capture = Capture::start(&lab, "client");
+    let mut capture = Capture::start(&lab, "client");
     lab.within("client", || open(address(SERVER[0], 8000)).unwrap().write_all(&upload).unwrap());
     assert_eq!(server.join().unwrap(), [upload]);
-    let repeated = capture.finish("tcp.analysis.retransmission");
+    capture.end();
+    let repeated = capture.select("tcp.analysis.retransmission");
     assert!(repeated.is_empty(), "sent twice: {repeated:#?}");
-}
-
-/// Without tail loss probes (RFC 8985 §7), which on a link of 0.1 ms come as soon as a busy machine pauses for some ms.
-fn send_again_only_for_loss(lab: &Lab) {
-    lab.script(&["exec", "client", "sysctl", "-qw", "net.ipv4.tcp_early_retrans=0"]);
 }
 
 #[test]
@@ -81,6 +79,11 @@ fn round_trips(lab: &Lab) -> [u32; 3] {
     });
     server.join().unwrap();
     rounds
+}
+
+/// A client that probes for lost segments after a few milliseconds (RFC 8985 §7) would do so on a busy machine, too.
+fn without_loss_probes(lab: &Lab) {
+    lab.run("client", &["sysctl", "-qw", "net.ipv4.tcp_early_retrans=0"]);
 }
 
 /// Whether a frame without IP options is TCP with exactly these control bits.

@@ -129,9 +129,9 @@ impl Interface {
 }
 
 /// The socket of one worker on one port, which takes no frames yet.
-pub(super) fn lane(interface: &Interface) -> Result<Lane, OpenError> {
+pub(super) fn lane(interface: &Interface, workers: usize) -> Result<Lane, OpenError> {
     let socket = deaf_socket().map_err(|error| interface.error("open a packet socket", error))?;
-    let ring = Ring::map(socket.as_fd(), RING_SLOTS)
+    let ring = Ring::map(socket.as_fd(), ring_slots(workers))
         .map_err(|error| interface.error("map a receive ring", error))?;
     let control = socket.try_clone().map_err(|error| interface.error("duplicate a socket", error))?;
     let config = datalink::Config {
@@ -202,9 +202,18 @@ pub(super) fn listen(interface: &Interface, socket: BorrowedFd<'_>) -> Result<()
 /// Longer than a [`crate::wire::buffer::FrameBuf`], so that a frame that was cut off does not fit one.
 pub(super) const READ_BUFFER_LEN: usize = OFFLOAD_HEADER_LEN + MAX_FRAME_LEN + 64;
 
-/// Frames that wait for their worker: 8 MiB, or 13 ms of a flood of 300,000 a second and worker. A longer queue would
-/// only make the real clients among them wait longer.
-const RING_SLOTS: usize = 4096;
+/// Frames that may wait for one of `workers` workers: 32 MiB a port for all of them, but at least 4 MiB each. That
+/// bridges the some ten milliseconds for which a worker may lose its core; a longer queue would only make the real
+/// clients in it wait.
+fn ring_slots(workers: usize) -> usize {
+    let share = SLOTS_OF_A_PORT.checked_div(workers).unwrap_or(SLOTS_OF_A_PORT);
+    share.max(SLOTS_OF_A_WORKER) & !(SLOTS_OF_A_BLOCK - 1)
+}
+
+const SLOTS_OF_A_PORT: usize = 16_384;
+const SLOTS_OF_A_WORKER: usize = 2048;
+/// The kernel takes rings of whole blocks of 64 KiB.
+const SLOTS_OF_A_BLOCK: usize = 32;
 
 /// Octets of long frames that wait in a socket for its worker, 32 MiB as the kernel counts: some 400 super-frames.
 const RECEIVE_QUEUE: usize = 16 << 20;

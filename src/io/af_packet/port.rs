@@ -20,7 +20,7 @@ pub(super) struct Port {
 impl Port {
     /// Opens the ports of all workers on `interface` and lets them take frames, each frame in one of them.
     pub(super) fn open_all(interface: &Interface, workers: usize) -> Result<Vec<Port>, OpenError> {
-        let open = |_| Ok(Port { lane: lane(interface)?, index: interface.index });
+        let open = |_| Ok(Port { lane: lane(interface, workers)?, index: interface.index });
         let ports: Vec<Port> = (0..workers).map(open).collect::<Result<_, _>>()?;
         // In the order of the workers on both ports; the kernel keeps it when a link goes down and up.
         share_by_flow(interface, &ports.iter().map(|port| port.lane.as_fd()).collect::<Vec<_>>())?;
