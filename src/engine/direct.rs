@@ -16,8 +16,7 @@ impl Step<'_> {
         match side {
             Side::Client if arrival.is_opening() => self.watch_opening(arrival),
             Side::Server if arrival.is_opening() => self.admit_direct(side, arrival),
-            Side::Client if arrival.flags.has(Flags::RST) => self.forget_direct(arrival),
-            Side::Server if arrival.flags.has(Flags::RST) => self.forget_direct(arrival),
+            Side::Client | Side::Server if arrival.flags.has(Flags::RST) => self.forget_direct(arrival),
             Side::Client => self.watch_completion(arrival),
             Side::Server => {}
         }

@@ -65,7 +65,7 @@ impl Step<'_> {
             },
             ..reply::answer(arrival, Side::Server, frame)
         };
-        reply::send(self.out, Side::Server, &ack);
+        self.send(Side::Server, &ack);
     }
 
     fn handle_in_flow(
@@ -125,7 +125,7 @@ impl Step<'_> {
             counters.flows_closed.add(1);
             counters.reset_server.add(1);
             let reset = SegmentSpec { seq: next, flags: Flags::RST, ..reply::onward(arrival, frame) };
-            reply::send(self.out, Side::Server, &reset);
+            self.send(Side::Server, &reset);
         }
         Some(self.admit(arrival, frame, &redemption))
     }

@@ -43,7 +43,7 @@ impl Step<'_> {
         if self.shared.refused.contains((arrival.key.server(), arrival.key.server_port()), self.now) {
             counters.refused_fast.add(1);
             counters.reset_client.add(1);
-            reply::send(self.out, Side::Client, &reply::refusal(arrival, frame));
+            self.send(Side::Client, &reply::refusal(arrival, frame));
             return Ok(());
         }
         let keys = self.keys.ok_or(DropReason::NoKey)?;
@@ -84,7 +84,7 @@ impl Step<'_> {
             },
             ..reply::answer(arrival, Side::Client, frame)
         };
-        reply::send(self.out, Side::Client, &spec);
+        self.send(Side::Client, &spec);
         counters.synack_sent.add(1);
         Ok(())
     }

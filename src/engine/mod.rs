@@ -251,7 +251,7 @@ impl Engine {
         self.timers.next_due()
     }
 
-    /// Runs `f` with what one input needs, and counts what it originated.
+    /// Runs `f` with what one input needs.
     fn step<R>(&mut self, now: Instant, out: &mut Outbox, f: impl FnOnce(&mut Step<'_>) -> R) -> R {
         let shared = &*self.shared;
         #[expect(
@@ -261,21 +261,8 @@ impl Engine {
         let stats = &shared.stats[self.worker.checked_rem(shared.stats.len()).unwrap_or(0)];
         let policy = shared.policy.load();
         let keys = shared.keys.load();
-        let before = out.frames().count();
-        let mut step = Step {
-            shared,
-            stats,
-            policy: &policy,
-            keys: keys.as_deref(),
-            timers: &mut self.timers,
-            now,
-            out: &mut *out,
-        };
-        let result = f(&mut step);
-        for (side, _) in out.frames().skip(before) {
-            stats.port(side).originated.add(1);
-        }
-        result
+        let timers = &mut self.timers;
+        f(&mut Step { shared, stats, policy: &policy, keys: keys.as_deref(), timers, now, out })
     }
 }
 
@@ -381,7 +368,7 @@ impl<'a> Step<'a> {
         if arrival.flags.has(Flags::SYN) && !arrival.flags.has(Flags::RST) {
             // It answers a SYN that its client has given up: free its slot (RFC 9293 §3.10.7.1).
             self.counters(arrival.id).reset_server.add(1);
-            reply::send(self.out, Side::Server, &reply::reset_for_ack(arrival, Side::Server, frame));
+            self.send(Side::Server, &reply::reset_for_ack(arrival, Side::Server, frame));
         }
         Verdict::Drop(DropReason::NoFlow)
     }

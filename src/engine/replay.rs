@@ -3,7 +3,6 @@
 use super::Step;
 use super::backend::Completion;
 use super::classify::Arrival;
-use super::reply;
 use super::service::{default_mss, mss_of_mtu};
 use super::translate::Rescale;
 use super::verdict::Side;
@@ -36,7 +35,7 @@ impl Step<'_> {
         let mut chunks = octets_in_window.chunks(room.max(1)).peekable();
         if chunks.peek().is_none() {
             let flags = if completion.fin && has_all { Flags::FIN } else { Flags::default() };
-            reply::send(self.out, Side::Server, &SegmentSpec { flags, ..ack });
+            self.send(Side::Server, &SegmentSpec { flags, ..ack });
         }
         while let Some(chunk) = chunks.next() {
             let is_last = chunks.peek().is_none();
@@ -44,7 +43,7 @@ impl Step<'_> {
             if is_last && has_all && completion.fin {
                 flags = flags.with(Flags::FIN);
             }
-            reply::send(self.out, Side::Server, &SegmentSpec { seq, flags, payload: chunk, ..ack });
+            self.send(Side::Server, &SegmentSpec { seq, flags, payload: chunk, ..ack });
             seq = seq.add(u32::try_from(chunk.len()).unwrap_or(0));
         }
         self.counters(arrival.id).early_data_replayed.add(octets_in_window.len() as u64);
@@ -73,6 +72,6 @@ impl Step<'_> {
             },
             ..handshake.segment_to_client(&arrival.key)
         };
-        reply::send(self.out, Side::Client, &update);
+        self.send(Side::Client, &update);
     }
 }

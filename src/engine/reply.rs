@@ -2,9 +2,10 @@
 
 use core::net::IpAddr;
 
+use super::Step;
 use super::backend::Handshake;
 use super::classify::Arrival;
-use super::verdict::{Outbox, Side};
+use super::verdict::Side;
 use crate::table::flow_key::FlowKey;
 use crate::wire::build::SegmentSpec;
 use crate::wire::ethernet::LinkHeader;
@@ -78,9 +79,13 @@ impl Handshake {
     }
 }
 
-/// Adds the segment to the outbox.
-pub(super) fn send(out: &mut Outbox, side: Side, spec: &SegmentSpec<'_>) {
-    out.push(side, spec.room(), |buffer| spec.write(buffer));
+impl Step<'_> {
+    /// Originates the segment towards `side`, and counts it.
+    pub(super) fn send(&mut self, side: Side, spec: &SegmentSpec<'_>) {
+        if self.out.push(side, spec.room(), |buffer| spec.write(buffer)) {
+            self.stats.port(side).originated.add(1);
+        }
+    }
 }
 
 /// A segment towards `side` with nothing in it.

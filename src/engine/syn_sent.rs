@@ -101,7 +101,7 @@ impl Step<'_> {
             Answer::Unexpected { resend, wants_reset } => {
                 if wants_reset {
                     self.counters(arrival.id).reset_server.add(1);
-                    reply::send(self.out, Side::Server, &reply::reset_for_ack(arrival, Side::Server, frame));
+                    self.send(Side::Server, &reply::reset_for_ack(arrival, Side::Server, frame));
                 }
                 if let Some(handshake) = resend {
                     self.counters(arrival.id).backend_syn_retransmitted.add(1);
@@ -153,13 +153,13 @@ impl Step<'_> {
         let counters = self.counters(arrival.id);
         counters.reset_client.add(1);
         counters.reset_server.add(1);
-        reply::send(self.out, Side::Client, &handshake.reset_client(&arrival.key));
+        self.send(Side::Client, &handshake.reset_client(&arrival.key));
         let reset = SegmentSpec {
             seq: handshake.client_iss.add(1),
             flags: Flags::RST,
             ..handshake.segment_to_server(&arrival.key)
         };
-        reply::send(self.out, Side::Server, &reset);
+        self.send(Side::Server, &reset);
     }
 
     /// The server refused: so does the client's connection end, and the next SYNs are answered at once.
@@ -170,7 +170,7 @@ impl Step<'_> {
         let counters = self.counters(arrival.id);
         counters.backend_refused.add(1);
         counters.reset_client.add(1);
-        reply::send(self.out, Side::Client, &handshake.reset_client(&arrival.key));
+        self.send(Side::Client, &handshake.reset_client(&arrival.key));
     }
 
     /// Acts on the silence of a server: the SYN again, or the end.
@@ -185,7 +185,7 @@ impl Step<'_> {
                 self.shared.half_open.remove_if(key, HalfOpen::is_backend);
                 counters.backend_timeout.add(1);
                 counters.reset_client.add(1);
-                reply::send(self.out, Side::Client, &handshake.reset_client(key));
+                self.send(Side::Client, &handshake.reset_client(key));
             }
         }
     }
@@ -193,6 +193,6 @@ impl Step<'_> {
     fn send_syn(&mut self, key: &FlowKey, handshake: &Handshake) {
         let version = if key.server().is_ipv4() { Version::V4 } else { Version::V6 };
         let spec = handshake.syn(key, mss_of_mtu(self.policy.mtu, version));
-        reply::send(self.out, Side::Server, &spec);
+        self.send(Side::Server, &spec);
     }
 }

@@ -151,8 +151,8 @@ impl Outbox {
 
     /// Adds a frame of at most `room` octets towards `side`; `build` fills it and returns its length.
     ///
-    /// A `build` that returns 0 or more than `room` adds nothing.
-    pub fn push(&mut self, side: Side, room: usize, build: impl FnOnce(&mut [u8]) -> usize) {
+    /// A `build` that returns 0 or more than `room` adds nothing; whether one was added.
+    pub fn push(&mut self, side: Side, room: usize, build: impl FnOnce(&mut [u8]) -> usize) -> bool {
         let start = self.arena.len();
         let body = start.saturating_add(OFFLOAD_HEADER_LEN);
         self.arena.resize(body.saturating_add(room), 0);
@@ -162,11 +162,12 @@ impl Outbox {
         };
         if len == 0 || len > room {
             self.arena.truncate(start);
-            return;
+            return false;
         }
         let end = body.saturating_add(len);
         self.arena.truncate(end);
         self.frames.push((side, start..end));
+        true
     }
 }
 
