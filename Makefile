@@ -4,9 +4,10 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 LAB := deploy/lab/lab
-SCRIPTS := .ci/run deploy/lab/lab deploy/lab/demo deploy/lab/deps
+MUTANTS := 27.1.0
+SCRIPTS := .ci/run deploy/lab/lab deploy/lab/demo deploy/lab/deps fuzz/run fuzz/grow
 
-.PHONY: help deps demo test unit netns bench fmt clippy core docs shellcheck build lab-up lab-down
+.PHONY: help deps demo test unit sim fuzz mutants netns bench fmt clippy core docs shellcheck build lab-up lab-down
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -20,7 +21,7 @@ build: ## the program, as released
 demo: deps build ## a SYN flood with and without synwall, in about a minute
 	deploy/lab/demo
 
-test: deps fmt clippy core docs shellcheck unit netns ## all of the checks and tests
+test: deps fmt clippy core docs shellcheck unit sim fuzz netns ## all of the checks and tests
 
 fmt: ## formatting, unchanged
 	cargo fmt --check
@@ -41,6 +42,17 @@ shellcheck:
 
 unit: ## unit tests, scenarios, vectors
 	cargo test
+
+sim: ## smoltcp and other TCPs around the engine, on a virtual clock: docs/simulation.md; SIM_SCALE=10 for a longer run
+	cargo test --release --test sim -- --nocapture
+
+fuzz: ## every fuzz target for FUZZ_SECONDS (60), two at a time: docs/fuzzing.md
+	fuzz/run
+
+mutants: ## mutation testing of cookies and translation, about half an hour: docs/mutation.md
+	@cargo mutants --version 2>/dev/null | grep -qx 'cargo-mutants $(MUTANTS)' || \
+		cargo install cargo-mutants --version $(MUTANTS) --locked
+	nice -n 15 cargo mutants --jobs 1 --gitignore true --output target
 
 netns: deps ## real kernels, real packets: one lab after another
 	cargo test --release --test netns -- --test-threads=1

@@ -15,14 +15,19 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::Config;
 use crate::control::claim::Claim;
+use crate::control::doctor;
 use crate::control::http::{self, Answers, Readiness};
+use crate::control::key::{self, KeyError};
 use crate::control::reload::{self, ReloadError};
 use crate::control::rotate::{Rotation, unix_time};
-use crate::control::{doctor, key};
+use crate::control::state::{Checkpoints, Found, StateDirectory};
+use crate::cookie::MasterKey;
+use crate::engine::export::Restored;
+use crate::engine::policy::Policy;
 use crate::engine::stats::ServiceValues;
 use crate::engine::{Engine, Shared};
 use crate::io::af_packet::AfPacket;
-use crate::io::{MonotonicClock, PortStats, worker};
+use crate::io::{Clock, MonotonicClock, PortStats, worker};
 use crate::metrics::{Exporter, Reload, Sample};
 
 /// Runs until SIGTERM or SIGINT.
@@ -31,20 +36,22 @@ use crate::metrics::{Exporter, Reload, Sample};
 /// It could not start, or a worker ended. Either way the host is left as it was found.
 pub fn run(path: &Path, config: Config) -> anyhow::Result<()> {
     log_panics();
-    let mtu = check_host(&config)?;
+    let [outside, inside] = check_host(&config)?;
     let _claims = [Claim::new(&config.bridge.outside)?, Claim::new(&config.bridge.inside)?];
     let listener = config.metrics.listen.map(http::bind).transpose().context("metrics")?;
-    let rotation = Rotation::new(key::master(config.cookie.key_file.as_deref())?, config.cookie.epoch);
+    let state = open_state(&config);
+    let rotation = Rotation::new(master_key(&config, state.as_deref())?, config.cookie.epoch);
     let cores = cores();
     let workers =
         NonZeroUsize::new(config.plane.workers).map_or(cores.len().clamp(1, MAX_WORKERS), NonZeroUsize::get);
-    let shared = Arc::new(Shared::new(config.policy(mtu)?, workers, key::hash_key()?));
+    let policy = config.policy(outside.min(inside))?.with_link_mtus(outside, inside);
+    let shared = Arc::new(Shared::new(policy, workers, key::hash_key()?));
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("control runtime")?;
     runtime.block_on(async {
         // From here on a signal waits until it is asked for, so that none can end the process half-way through.
         let signals = Signals::new().context("signals")?;
-        let mut appliance = Appliance::start(path, config, shared, rotation, &cores, workers)?;
+        let mut appliance = Appliance::start(path, config, shared, rotation, state, &cores, workers)?;
         if let Some(listener) = listener {
             http::serve(listener, appliance.answers()?).context("metrics")?;
         }
@@ -65,6 +72,8 @@ struct Appliance {
     clock: MonotonicClock,
     reload: Arc<Mutex<Reload>>,
     workers: Workers,
+    state: Option<Arc<StateDirectory>>,
+    checkpoints: Option<Checkpoints>,
 }
 
 impl Appliance {
@@ -74,26 +83,37 @@ impl Appliance {
         config: Config,
         shared: Arc<Shared>,
         mut rotation: Rotation,
+        state: Option<Arc<StateDirectory>>,
         cores: &[usize],
         workers: usize,
     ) -> anyhow::Result<Appliance> {
         let clock = MonotonicClock::new();
         rotation.turn(&shared, &clock, unix_time());
         let (lanes, ports) = AfPacket::open(&config.bridge.outside, &config.bridge.inside, workers)?;
-        let workers = Workers::start(lanes, &shared, clock, cores)?;
+        let mut first = Engine::new(shared.clone(), 0);
+        if let Some(state) = &state {
+            resume(state, &shared, &mut first, &clock);
+        }
+        let workers = Workers::start(lanes, &shared, first, clock, cores)?;
+        let checkpoint = |state: &Arc<StateDirectory>| {
+            Checkpoints::start(state.clone(), shared.clone(), clock, config.state.checkpoint)
+        };
+        let checkpoints = state.as_ref().map(checkpoint).transpose().context("checkpoints")?;
         let reload = Arc::new(Mutex::new(Reload { success: true, succeeded_at: unix_time() }));
-        Ok(Appliance { path: path.to_owned(), config, shared, ports, rotation, clock, reload, workers })
+        let path = path.to_owned();
+        Ok(Appliance { path, config, shared, ports, rotation, clock, reload, workers, state, checkpoints })
     }
 
     /// What HTTP answers.
     fn answers(&self) -> anyhow::Result<Answers> {
         let (shared, ports, reload) = (self.shared.clone(), self.ports.clone(), self.reload.clone());
-        let running = self.workers.running.clone();
+        let (running, state) = (self.workers.running.clone(), self.state.clone());
         let exporter = Exporter::new(move || Sample {
             engine: shared.snapshot(),
             io: ports.snapshot(),
             reload: *reload.lock().unwrap_or_else(PoisonError::into_inner),
             workers: running.load(Ordering::Relaxed),
+            checkpoint: state.as_ref().map(|state| state.last()),
         })?;
         let (shared, ports) = (self.shared.clone(), self.ports.clone());
         let (running, all) = (self.workers.running.clone(), self.workers.threads.len());
@@ -125,6 +145,7 @@ impl Appliance {
                 _ = signals.hang_up.recv() => self.reload(),
                 () = tokio::time::sleep(pause) => {}
             }
+            self.follow_mtus();
             if self.workers.survey() < self.workers.threads.len() {
                 bail!("a packet thread ended, which it never should; the log above says why");
             }
@@ -132,7 +153,9 @@ impl Appliance {
     }
 
     fn reload(&mut self) {
-        let outcome = reload::reload(&self.path, &self.config, &self.shared);
+        let grace =
+            self.state.as_ref().filter(|state| knows_all(state, &self.shared)).map(|_| self.clock.now());
+        let outcome = reload::reload(&self.path, &self.config, &self.shared, grace);
         let mut last = self.reload.lock().unwrap_or_else(PoisonError::into_inner);
         last.success = outcome.is_ok();
         match outcome {
@@ -150,6 +173,15 @@ impl Appliance {
         }
     }
 
+    /// Takes up an MTU that somebody changed.
+    fn follow_mtus(&self) {
+        let policy = self.shared.policy();
+        let before = policy.link_mtus();
+        let Some([outside, inside]) = doctor::mtus(&self.config).filter(|now| *now != before) else { return };
+        tracing::info!(outside, inside, "MTU changed");
+        self.shared.set_policy(Policy::clone(&policy).with_link_mtus(outside, inside));
+    }
+
     fn log_start(&self) {
         let Config { bridge, services, metrics, .. } = &self.config;
         tracing::info!(
@@ -163,9 +195,15 @@ impl Appliance {
         );
     }
 
-    /// Stops the workers, which closes the ports, and logs what was done.
+    /// Stops the workers, which closes the ports, saves the flows, and logs what was done.
     fn stop(&mut self) {
         self.workers.stop();
+        self.checkpoints = None;
+        if let Some(state) = &self.state
+            && let Err(error) = state.save(&self.shared, &self.clock, true)
+        {
+            tracing::error!("flows cannot be saved, only those of the last checkpoint come back: {error}");
+        }
         let snapshot = self.shared.snapshot();
         let sum = |value: fn(&ServiceValues) -> u64| -> u64 {
             snapshot.services.iter().map(|service| value(&service.values.counters)).sum()
@@ -193,16 +231,18 @@ impl Workers {
     fn start(
         lanes: Vec<AfPacket>,
         shared: &Arc<Shared>,
+        first: Engine,
         clock: MonotonicClock,
         cores: &[usize],
     ) -> anyhow::Result<Workers> {
+        let mut first = Some(first);
         let running = Arc::new(AtomicUsize::new(lanes.len()));
         let mut workers = Workers { stop: Arc::default(), running, threads: Vec::new() };
         // A single worker goes wherever there is room, and so do more workers than cores.
         let is_pinned = (2..=cores.len()).contains(&lanes.len());
         for (index, lane) in lanes.into_iter().enumerate() {
             let core = cores.get(index).copied().filter(|_| is_pinned);
-            let engine = Engine::new(shared.clone(), index);
+            let engine = first.take().unwrap_or_else(|| Engine::new(shared.clone(), index));
             let thread = worker::spawn(index, core, engine, lane, clock, workers.stop.clone());
             workers.threads.push(thread.with_context(|| format!("packet thread {index}"))?);
         }
@@ -247,12 +287,65 @@ impl Signals {
     }
 }
 
-/// Refuses what would fail or do harm; the MTU of the ports.
-fn check_host(config: &Config) -> anyhow::Result<u16> {
+/// The state directory, if it is wanted and usable.
+fn open_state(config: &Config) -> Option<Arc<StateDirectory>> {
+    let opened = StateDirectory::open(config.state.directory.as_deref()?);
+    let refused = |error: &_| {
+        tracing::error!(
+            "connections will not survive a restart, and those that began before this start are not let through: {error}"
+        );
+    };
+    opened.inspect_err(refused).ok().map(Arc::new)
+}
+
+/// The master key: configured, kept from an earlier run, or random.
+fn master_key(config: &Config, state: Option<&StateDirectory>) -> Result<MasterKey, KeyError> {
+    match (&config.cookie.key_file, state) {
+        (Some(file), _) => key::master(Some(file)),
+        (None, Some(state)) => key::kept(&state.key_file()).or_else(|error| {
+            tracing::error!("cookies will not survive a restart: {error}");
+            key::master(None)
+        }),
+        (None, None) => key::master(None),
+    }
+}
+
+/// Takes over what an earlier run left, before frames move.
+fn resume(state: &StateDirectory, shared: &Shared, engine: &mut Engine, clock: &MonotonicClock) {
+    let (now, found) = (clock.now(), state.restore(engine, clock.now(), unix_time()));
+    match found {
+        Found::Nothing => tracing::info!("no state of an earlier run"),
+        Found::State { restored: Restored { flows, expired, lost }, past } if past.is_exact => {
+            tracing::info!(flows, expired, lost, age = ?past.age, "state restored");
+        }
+        Found::State { restored: Restored { flows, expired, lost }, past } => tracing::warn!(
+            flows, expired, lost, age = ?past.age,
+            "synwall had not been stopped: state restored from its last checkpoint, connections since then are lost"
+        ),
+        Found::Damaged(reason) => tracing::error!("saved state {reason}: all connections are lost"),
+    }
+    if let Err(error) = state.begin(shared, clock) {
+        tracing::error!("flows cannot be saved, a crash would lose them: {error}");
+    }
+    if knows_all(state, shared) {
+        shared.grant_grace(now, |_| true);
+    } else {
+        tracing::warn!("connections that began before this start are dropped: some may have been translated");
+    }
+}
+
+/// Whether every translated connection that may be alive is known.
+fn knows_all(state: &StateDirectory, shared: &Shared) -> bool {
+    let limits = shared.policy().limits;
+    state.knows_all(unix_time(), limits.established.max(limits.half_closed))
+}
+
+/// Refuses what would fail or do harm; the MTUs of the ports outside and inside.
+fn check_host(config: &Config) -> anyhow::Result<[u16; 2]> {
     let report = doctor::before_start(config);
     let count = report.fatal().map(|what| tracing::error!("{what}")).count();
-    match report.mtu {
-        Some(mtu) if count == 0 => Ok(mtu),
+    match report.mtus {
+        Some(mtus) if count == 0 => Ok(mtus),
         _ => bail!("not started, nothing was changed: {count} to put right; `synwall doctor` looks again"),
     }
 }

@@ -10,6 +10,7 @@ use prometheus::process_collector::ProcessCollector;
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{Registry, TextEncoder};
 
+use crate::control::state::Checkpoint;
 use crate::engine::policy::Mode;
 use crate::engine::stats::{HANDSHAKE_BUCKETS, HistogramValues, PortValues, ServiceValues};
 use crate::engine::{DropReason, ServiceSnapshot, Side, Snapshot};
@@ -26,6 +27,8 @@ pub struct Sample {
     pub reload: Reload,
     /// Packet threads that run.
     pub workers: usize,
+    /// How the flows were last saved, if they are.
+    pub checkpoint: Option<Checkpoint>,
 }
 
 /// The last time that a configuration was read, be it at the start.
@@ -87,6 +90,7 @@ impl<F: Fn() -> Sample + Send + Sync> Collector for Sampler<F> {
 /// The families of one sample. A family may be empty, which the registry then leaves out.
 fn families(sample: &Sample) -> Vec<MetricFamily> {
     let mut families = program(sample);
+    families.extend(checkpoint(sample.checkpoint));
     families.extend(ports(sample));
     families.extend(services(&sample.engine));
     families.extend(tables(&sample.engine));
@@ -112,6 +116,28 @@ fn program(sample: &Sample) -> Vec<MetricFamily> {
             "When a configuration was last loaded with success, in seconds since 1970.",
             [metric(&[], sample.reload.succeeded_at.as_secs_f64())],
         ),
+    ]
+}
+
+fn checkpoint(last: Option<Checkpoint>) -> [MetricFamily; 4] {
+    let of = |value: fn(Checkpoint) -> f64| last.map(|last| metric(&[], value(last)));
+    [
+        gauge(
+            "synwall_checkpoint_success",
+            "Whether the flows could be saved at the last attempt; absent without a state directory.",
+            of(|last| f64::from(last.success)),
+        ),
+        gauge(
+            "synwall_checkpoint_success_timestamp_seconds",
+            "When the flows were last saved, in seconds since 1970: a crash loses the connections since.",
+            of(|last| last.succeeded_at.as_secs_f64()),
+        ),
+        gauge(
+            "synwall_checkpoint_duration_seconds",
+            "Time that it took.",
+            of(|last| last.took.as_secs_f64()),
+        ),
+        gauge("synwall_checkpoint_bytes", "Size of the file.", of(|last| float(last.octets))),
     ]
 }
 
@@ -218,9 +244,45 @@ const SERVICE_COUNTERS: &[ServiceCounter] = &[
         |v| v.half_open_expired,
     ),
     (
+        "synwall_syn_signed_total",
+        "SYNs with a TCP MD5 or TCP-AO signature, which no SYN-ACK of synwall's can have: set such a service to mode off.",
+        |v| v.syn_signed,
+    ),
+    (
+        "synwall_synack_repeated_total",
+        "SYN-ACKs sent once more to clients whose server is the first to speak.",
+        |v| v.synack_repeated,
+    ),
+    ("synwall_syn_allowed_total", "SYNs of allowed sources, let through without a cookie.", |v| {
+        v.syn_allowed
+    }),
+    ("synwall_flows_restored_total", "Connections that an earlier run had saved and that go on.", |v| {
+        v.flows_restored
+    }),
+    (
+        "synwall_grace_packets_total",
+        "Clients' segments of no known connection that the start-up grace let through.",
+        |v| v.grace_passed,
+    ),
+    (
+        "synwall_grace_flows_total",
+        "Connections that began before synwall was there and were taken up when their server sent on them.",
+        |v| v.grace_flows,
+    ),
+    (
         "synwall_would_challenge_total",
         "SYNs that mode monitor let through and mode always would have answered with a cookie.",
         |v| v.would_challenge,
+    ),
+    (
+        "synwall_icmp_translated_total",
+        "ICMP errors about segments in flight, translated for their receiver and passed on.",
+        |v| v.icmp_translated,
+    ),
+    (
+        "synwall_icmp_noted_total",
+        "ICMP errors about a SYN to the server that were no reason to give up.",
+        |v| v.icmp_noted,
     ),
 ];
 
@@ -289,7 +351,7 @@ fn dropped(engine: &Snapshot) -> MetricFamily {
 
 const SERVICES_WITH_ZERO_DROPS: usize = 64;
 
-fn service_gauges(engine: &Snapshot) -> [MetricFamily; 3] {
+fn service_gauges(engine: &Snapshot) -> [MetricFamily; 4] {
     let services = || engine.services.iter();
     let modes = services().flat_map(|service| {
         Mode::ALL.map(|mode| {
@@ -307,11 +369,16 @@ fn service_gauges(engine: &Snapshot) -> [MetricFamily; 3] {
             "Connections whose handshake with the server is not complete.",
             services().map(|service| metric(&[("service", &service.name)], float(service.half_open))),
         ),
+        gauge(
+            "synwall_backend_up",
+            "0 if the last three or more handshakes with the server failed, else 1.",
+            services().map(|service| metric(&[("service", &service.name)], f64::from(service.backend_up))),
+        ),
         gauge("synwall_mode", "1 for the mode that a service is in, 0 for the others.", modes),
         gauge(
             "synwall_backend_options",
             "TCP options of the server as last seen in its answers, before that as configured: MSS in octets (0 unknown), \
-             window scale (-1 none), SACK and timestamps 1 or 0.",
+             window scale (-1 none), SACK, timestamps and ECN 1 or 0.",
             options,
         ),
     ]

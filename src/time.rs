@@ -30,6 +30,11 @@ impl Instant {
         Instant(self.0.saturating_add(saturating_nanos(duration)))
     }
 
+    /// The instant `duration` earlier; the origin if there is none.
+    pub fn before(self, duration: Duration) -> Instant {
+        Instant(self.0.saturating_sub(saturating_nanos(duration)))
+    }
+
     /// The time from `earlier` to `self`; zero if `earlier` is in fact later.
     pub fn since(self, earlier: Instant) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
@@ -68,6 +73,8 @@ mod tests {
         );
         assert_eq!(Instant::ZERO.after(Duration::MAX), Instant::from_nanos(u64::MAX));
         assert_eq!(Instant::ZERO.since(Instant::from_nanos(5)), Duration::ZERO);
+        assert_eq!(Instant::from_nanos(5).before(Duration::from_nanos(3)), Instant::from_nanos(2));
+        assert_eq!(Instant::from_nanos(5).before(Duration::MAX), Instant::ZERO);
         assert_eq!(Instant::from_nanos(7).since(Instant::from_nanos(5)), Duration::from_nanos(2));
     }
 

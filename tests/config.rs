@@ -2,11 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "helpers of tests are tests")]
 
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use synwall::config::{Config, LogFormat};
-use synwall::engine::policy::{Limits, Mode, ServerOptions};
+use synwall::engine::policy::{Budgets, Limits, Mode, Prefix, ServerOptions};
 
 const BRIDGE: &str = "[bridge]\noutside = \"a\"\ninside = \"b\"\n";
 
@@ -30,7 +31,8 @@ fn mistakes_in_a_service_are_named_with_line_and_column() {
         (
             "prots = [1]",
             "8:1: service \"web\": unknown key \"prots\"; known here: name, address, ports, mode, early_data, \
-                         require_timestamps, mss, wscale, sack, timestamps, max_half_open",
+                         require_timestamps, mss, wscale, sack, timestamps, ecn, max_half_open, budgets, \
+                         server_speaks_first, reset_unknown, refuse_silent",
         ),
         (
             "mode = \"adaptive\"",
@@ -60,6 +62,16 @@ fn mistakes_in_a_service_are_named_with_line_and_column() {
         (
             "require_timestamps = true\ntimestamps = false",
             "8:22: service \"web\": require_timestamps: needs timestamps = true: without timestamps no client could connect",
+        ),
+        ("budgets = 1000", "8:11: service \"web\": budgets: must be a table, not an integer"),
+        ("budgets.synack = 0", "8:18: service \"web\": budgets: synack: 0 is out of range, 1 to 1000000000"),
+        (
+            "budgets.syn = 1",
+            "8:9: service \"web\": budgets: unknown key \"syn\"; known here: synack, synack_per_source, backend_syn, reset",
+        ),
+        (
+            "budgets.reset = \"none\"",
+            "8:17: service \"web\": budgets: reset: \"none\" is neither \"unlimited\" nor an integer, 1 to 1000000000",
         ),
     ];
     for (line, complaint) in table {
@@ -126,9 +138,20 @@ fn mistakes_outside_services_are_named_with_line_and_column() {
     let table = [
         (
             "[limit]\n",
-            "4:2: unknown key \"limit\"; known here: bridge, limits, service, cookie, metrics, log, plane",
+            "4:2: unknown key \"limit\"; known here: bridge, limits, service, filter, cookie, state, metrics, log, plane",
         ),
         ("[limits]\nmax_flows = 0\n", "5:13: limits: max_flows: 0 is out of range, 1 to 50000000"),
+        ("[limits]\nstartup_grace = \"2d\"\n", "5:17: limits: startup_grace: 2d is out of range, 0s to 1d"),
+        (
+            "[state]\ndirectory = \"state\"\n",
+            "5:13: state: directory: \"state\" is neither an absolute path nor \"off\"",
+        ),
+        ("[state]\ndirectory = true\n", "5:13: state: directory: must be a string, not a boolean"),
+        ("[state]\ncheckpoint = \"999ms\"\n", "5:14: state: checkpoint: 999ms is out of range, 1s to 1h"),
+        (
+            "[state]\ninterval = \"1s\"\n",
+            "5:1: state: unknown key \"interval\"; known here: directory, checkpoint",
+        ),
         ("[limits]\nmax_flows = 1.5\n", "5:13: limits: max_flows: must be an integer, not a float"),
         (
             "[limits]\nearly_data_total = \"1KiB\"\n",
@@ -146,6 +169,24 @@ fn mistakes_outside_services_are_named_with_line_and_column() {
         (
             "[limits]\nestablished_timeout = \"31d\"\n",
             "5:23: limits: established_timeout: 31d is out of range, 1s to 30d",
+        ),
+        (
+            "[limits]\nmax_flows = 10\nmax_flows_per_source = 11\n",
+            "6:24: limits: max_flows_per_source: 11 is out of range, 1 to 10",
+        ),
+        (
+            "[filter]\ndeny = [\"198.18.0.0/24\", \"198.18.0.1/24\"]\n",
+            "5:26: filter: deny: 198.18.0.1/24 has host bits set; write 198.18.0.0/24 for the network or 198.18.0.1 for \
+             one address",
+        ),
+        (
+            "[filter]\ndeny = \"198.18.0.0/24\"\n",
+            "5:8: filter: deny: must be a list such as [\"198.18.0.0/24\"], not a string",
+        ),
+        ("[filter]\nallow = [80]\n", "5:10: filter: allow: must be a string, not an integer"),
+        (
+            "[filter]\ndeny = [\"198.18.0.0/24\"]\nallow = [\"198.18.0.0/24\"]\n",
+            "6:9: filter: allow: 198.18.0.0/24 is denied, too",
         ),
         ("[cookie]\nepoch = \"7s\"\n", "5:9: cookie: epoch: 7s is out of range, 8s to 1h"),
         ("[cookie]\nepoch = \"8s500ms\"\n", "5:9: cookie: epoch: 8s500ms is not whole seconds"),
@@ -298,10 +339,17 @@ mss = 1400
 wscale = 'none'
 sack = false
 timestamps = true
+ecn = true
 max_half_open = 5
+server_speaks_first = true
+reset_unknown = true
+refuse_silent = true
+budgets = { synack = 'unlimited', synack_per_source = 1, backend_syn = 1_000_000_000, reset = 7 }
 [limits]
 max_flows = 1_000
 max_half_open = 0x10
+max_flows_per_source = 1_000
+max_half_open_per_source = 3
 early_data_total = '1MiB'
 established_timeout = '1s'
 half_closed_timeout = '2s'
@@ -309,9 +357,17 @@ closing_timeout = '3s'
 time_wait = '4s'
 reset_timeout = '5s'
 refused_timeout = '60ms'
+startup_grace = '0s'
+reset_expired = true
+[filter]
+deny = ['198.18.0.0/16', '2001:db8::/32', '0.0.0.0/0']
+allow = ['198.18.0.7']
 [cookie]
 epoch = '8s'
 key_file = '/k'
+[state]
+directory = 'off'
+checkpoint = '1m'
 [metrics]
 listen = 'off'
 [log]
@@ -328,12 +384,14 @@ workers = 64
     assert_eq!((service.mode, service.early_data, service.max_half_open), (Mode::Monitor, 16_384, 5));
     assert_eq!(
         service.server,
-        ServerOptions { mss: Some(1400), wscale: None, sack: false, timestamps: true }
+        ServerOptions { mss: Some(1400), wscale: None, sack: false, timestamps: true, ecn: true }
     );
     let seconds = Duration::from_secs;
     let limits = Limits {
         max_flows: 1000,
         max_half_open: 16,
+        max_flows_per_source: 1000,
+        max_half_open_per_source: 3,
         early_data_total: 1 << 20,
         established: seconds(1),
         half_closed: seconds(2),
@@ -341,8 +399,23 @@ workers = 64
         time_wait: seconds(4),
         reset: seconds(5),
         refused: Duration::from_millis(60),
+        startup_grace: Duration::ZERO,
+        reset_expired: true,
     };
     assert_eq!(config.limits, limits);
+    assert!(service.server_speaks_first && service.reset_unknown && service.refuse_silent);
+    let rate = NonZeroU32::new;
+    let budgets = Budgets {
+        synack: None,
+        synack_per_source: rate(1),
+        backend_syn: rate(1_000_000_000),
+        reset: rate(7),
+    };
+    assert_eq!(service.budgets, budgets);
+    let shown = |prefixes: &[Prefix]| prefixes.iter().map(Prefix::to_string).collect::<Vec<_>>();
+    assert_eq!(shown(&config.filter.deny), ["198.18.0.0/16", "2001:db8::/32", "0.0.0.0/0"]);
+    assert_eq!(shown(&config.filter.allow), ["198.18.0.7/32"]);
+    assert_eq!((config.state.directory.clone(), config.state.checkpoint), (None, seconds(60)));
     assert_eq!(config.cookie.key_file, Some(PathBuf::from("/k")));
     assert_eq!((config.metrics.listen, config.log.format, config.plane.workers), (None, LogFormat::Json, 64));
     let shown = config.to_toml();
@@ -401,7 +474,11 @@ fn the_commented_file_shows_every_key_with_its_default() {
         .map(|line| {
             match line.strip_prefix("# ").and_then(|rest| rest.split_once(" = ").map(|(key, _)| (key, rest)))
             {
-                Some((key, rest)) if key.bytes().all(|octet| octet.is_ascii_lowercase() || octet == b'_') => {
+                Some((key, rest))
+                    if key
+                        .bytes()
+                        .all(|octet| octet.is_ascii_lowercase() || octet == b'_' || octet == b'.') =>
+                {
                     rest
                 }
                 _ => line,

@@ -11,6 +11,7 @@ use std::time::Duration;
 use synwall::config::Config;
 use synwall::control::http::{self, Answers, Readiness};
 use synwall::control::rotate::Rotation;
+use synwall::control::state::Checkpoint;
 use synwall::cookie::MasterKey;
 use synwall::engine::{DropReason, Shared, Side};
 use synwall::io::{MonotonicClock, PortStats, ReceiveDrop, SendFailure};
@@ -39,8 +40,14 @@ fn sample(count: u16) -> Sample {
     service.values.dropped[DropReason::CookieReplayed.index()] = 6;
     service.values.handshake.buckets = [1, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
     service.values.handshake.sum_nanos = 17_500_000_000;
+    let checkpoint = Some(Checkpoint {
+        success: true,
+        succeeded_at: Duration::from_secs(2000),
+        took: Duration::from_millis(250),
+        octets: 1300,
+    });
     let reload = Reload { success: true, succeeded_at: Duration::from_secs(1000) };
-    Sample { engine, io: io.snapshot(), reload, workers: 2 }
+    Sample { engine, io: io.snapshot(), reload, workers: 2, checkpoint }
 }
 
 fn render(count: u16) -> String {
@@ -92,6 +99,13 @@ fn values_stand_where_they_belong() {
         "synwall_config_reload_success 1",
         "synwall_config_reload_success_timestamp_seconds 1000",
         "synwall_workers 2",
+        "synwall_checkpoint_success 1",
+        "synwall_checkpoint_success_timestamp_seconds 2000",
+        "synwall_checkpoint_duration_seconds 0.25",
+        "synwall_checkpoint_bytes 1300",
+        "synwall_flows_restored_total{service=\"s1\"} 0",
+        "synwall_grace_packets_total{service=\"s1\"} 0",
+        "synwall_grace_flows_total{service=\"s1\"} 0",
     ] {
         assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
     }

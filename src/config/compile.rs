@@ -1,6 +1,7 @@
 //! From a [`Config`] to the engine's [`Policy`].
 
 use super::Config;
+use crate::engine::policy::filter::Filter;
 use crate::engine::policy::{MAX_SERVICES, Mode, Policy, PolicyError, PortSet, Service};
 
 impl Config {
@@ -9,7 +10,7 @@ impl Config {
     /// # Errors
     /// As [`Policy::new`]; a configuration from [`Config::parse`] has no cause for one.
     pub fn policy(&self, mtu: u16) -> Result<Policy, PolicyError> {
-        Policy::new(self.services.clone(), self.limits, mtu)
+        self.filtered(Policy::new(self.services.clone(), self.limits, mtu)?)
     }
 
     /// The policy of this configuration in succession to `previous`: a service that keeps its name keeps its id, and
@@ -21,6 +22,11 @@ impl Config {
     /// # Errors
     /// As [`Policy::new`].
     pub fn policy_after(&self, previous: &Policy) -> Result<Policy, PolicyError> {
+        let protects_less = previous.services().iter().any(|old| {
+            let keeps =
+                |new: &Service| new.name == old.name && new.prefix == old.prefix && new.ports == old.ports;
+            !self.services.iter().any(keeps)
+        });
         let mut new: Vec<&Service> = self.services.iter().collect();
         let mut places: Vec<Service> = Vec::new();
         let mut vacant: Vec<usize> = Vec::new();
@@ -41,7 +47,15 @@ impl Config {
                 *place = service.clone();
             }
         }
-        Policy::new(places, self.limits, previous.mtu)
+        let [client, server] = previous.link_mtus();
+        let policy = self.filtered(Policy::new(places, self.limits, previous.mtu)?)?;
+        let policy = policy.with_link_mtus(client, server);
+        let may_linger = protects_less || previous.lingering().is_some();
+        Ok(if may_linger { policy.with_lingering_flows() } else { policy })
+    }
+
+    fn filtered(&self, policy: Policy) -> Result<Policy, PolicyError> {
+        Ok(policy.with_filter(Filter::new(&self.filter.deny, &self.filter.allow)?))
     }
 }
 
@@ -67,6 +81,9 @@ mod tests {
         let second = config(&[("d", 1), ("c", 4), ("a", 5)]).policy_after(&first).unwrap();
         assert_eq!(places(&second), [("a", true), ("b", false), ("c", true), ("d", true)]);
         assert_eq!(second.find("198.18.0.1".parse().unwrap(), 2), None, "a removed service protects nothing");
+        assert!(first.lingering().is_none() && second.lingering().is_some());
+        let same = config(&[("c", 3), ("a", 1), ("b", 2), ("e", 9)]).policy_after(&first).unwrap();
+        assert!(same.lingering().is_none(), "nothing is protected less than before");
         let third = config(&[("b", 9)]).policy_after(&second).unwrap();
         assert_eq!(places(&third), [("a", false), ("b", true), ("c", false), ("d", false)]);
     }

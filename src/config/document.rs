@@ -28,6 +28,13 @@ impl Fault {
     }
 }
 
+impl Fault {
+    /// The same, about the part at octet `at` unless it says which.
+    pub(super) fn or_at(self, at: usize) -> Fault {
+        Fault { at: self.at.or(Some(at)), ..self }
+    }
+}
+
 impl From<String> for Fault {
     fn from(message: String) -> Fault {
         Fault { at: None, message }
@@ -101,6 +108,15 @@ impl<'d, 'i> Section<'d, 'i> {
         match self.take(key) {
             Some(value) => Section::new(key.to_owned(), value, problems),
             None => Section { name: key.to_owned(), at: self.at, table: None, known: Vec::new() },
+        }
+    }
+
+    /// The table under `key` of this one, named after both; empty if it is absent.
+    pub(super) fn child(&mut self, key: &'static str, problems: &mut Problems) -> Section<'d, 'i> {
+        let name = format!("{}: {key}", self.name);
+        match self.take(key) {
+            Some(value) => Section::new(name, value, problems),
+            None => Section { name, at: self.at, table: None, known: Vec::new() },
         }
     }
 

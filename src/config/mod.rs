@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::engine::policy::{Limits, Service};
+use crate::engine::policy::{Limits, Prefix, Service};
 
 /// Where the configuration is when `--config` does not say otherwise.
 pub const DEFAULT_PATH: &str = "/etc/synwall/synwall.toml";
@@ -28,8 +28,12 @@ pub struct Config {
     pub services: Vec<Service>,
     /// Caps and timeouts.
     pub limits: Limits,
+    /// Sources that are locked out or let off.
+    pub filter: FilterLists,
     /// Cookie keys.
     pub cookie: Cookie,
+    /// What outlives the process.
+    pub state: State,
     /// Where metrics are served, if they are.
     pub metrics: Metrics,
     /// What is logged, and how.
@@ -47,18 +51,42 @@ pub struct Bridge {
     pub inside: String,
 }
 
+/// Source prefixes and what becomes of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FilterLists {
+    /// Their segments to challenging services are dropped.
+    pub deny: Vec<Prefix>,
+    /// Their connections are let through without a cookie.
+    pub allow: Vec<Prefix>,
+}
+
 /// Where cookie keys come from and how long each is used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cookie {
     /// Time between two keys. A cookie lives one to two of these. Bounds how long a collected cookie can be replayed.
     pub epoch: Duration,
-    /// The file with the master key; without one it is random at every start.
+    /// The file with the master key; without one it is random at the first start and kept in the state directory.
     pub key_file: Option<PathBuf>,
 }
 
 impl Default for Cookie {
     fn default() -> Cookie {
         Cookie { epoch: Duration::from_secs(32), key_file: None }
+    }
+}
+
+/// Where flows are kept for the next start, and how often they are saved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct State {
+    /// The directory, or `None` to keep nothing.
+    pub directory: Option<PathBuf>,
+    /// Time between two checkpoints. Bounds what a crash loses: the connections that began since the last.
+    pub checkpoint: Duration,
+}
+
+impl Default for State {
+    fn default() -> State {
+        State { directory: Some(PathBuf::from("/var/lib/synwall")), checkpoint: Duration::from_secs(10) }
     }
 }
 

@@ -7,12 +7,11 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 use super::document::{self, Fault, Problems, Section, Value, kind};
-use super::{Bridge, Config, Cookie, Log, LogFormat, LogLevel, Metrics, Plane, PlaneKind, Problem, value};
-use crate::engine::policy::{Limits, MAX_SERVICES, Mode, Prefix, ServerOptions, Service};
-
-/// What is promised to a client and kept of its early data, in octets, unless the service says otherwise: ten segments,
-/// the initial window of RFC 6928, so that no client is slowed down.
-pub(super) const DEFAULT_EARLY_DATA: u16 = 14_600;
+use super::{
+    Bridge, Config, Cookie, FilterLists, Log, LogFormat, LogLevel, Metrics, Plane, PlaneKind, Problem, State,
+    value,
+};
+use crate::engine::policy::{Budgets, Limits, MAX_SERVICES, Mode, Prefix, ServerOptions, Service};
 
 /// Reads the whole document; every mistake in it is reported at once.
 pub(super) fn config(text: &str) -> Result<Config, Vec<Problem>> {
@@ -26,14 +25,16 @@ pub(super) fn config(text: &str) -> Result<Config, Vec<Problem>> {
     let bridge = bridge(root.table("bridge", &mut problems), &mut problems);
     let limits = limits(root.table("limits", &mut problems), &mut problems);
     let services = services(root.take("service"), &limits, &mut problems);
+    let filter = filter(root.table("filter", &mut problems), &mut problems);
     let cookie = cookie(root.table("cookie", &mut problems), &mut problems);
+    let state = state(root.table("state", &mut problems), &mut problems);
     let metrics = metrics(root.table("metrics", &mut problems), &mut problems);
     let log = log(root.table("log", &mut problems), &mut problems);
     let plane = plane(root.table("plane", &mut problems), &mut problems);
     root.finish(&mut problems);
     match bridge {
         Some(bridge) if problems.is_empty() => {
-            Ok(Config { bridge, services, limits, cookie, metrics, log, plane })
+            Ok(Config { bridge, services, limits, filter, cookie, state, metrics, log, plane })
         }
         _ => Err(problems.resolve(text)),
     }
@@ -60,6 +61,8 @@ fn limits(mut section: Section<'_, '_>, problems: &mut Problems) -> Limits {
         max_flows: section.read("max_flows", default.max_flows, problems, |v| count(v, 1..=50_000_000)),
         max_half_open: section
             .read("max_half_open", default.max_half_open, problems, |v| count(v, 1..=4_000_000)),
+        max_flows_per_source: 0,
+        max_half_open_per_source: 0,
         early_data_total: section.read("early_data_total", default.early_data_total, problems, |v| {
             value::size(v, (64 << 10)..=(64 << 30))
         }),
@@ -69,10 +72,36 @@ fn limits(mut section: Section<'_, '_>, problems: &mut Problems) -> Limits {
         time_wait: timeout(&mut section, "time_wait", default.time_wait, MINUTES, problems),
         reset: timeout(&mut section, "reset_timeout", default.reset, MINUTES, problems),
         refused: timeout(&mut section, "refused_timeout", default.refused, SECONDS, problems),
+        startup_grace: timeout(&mut section, "startup_grace", default.startup_grace, GRACE, problems),
+        reset_expired: section.read("reset_expired", default.reset_expired, problems, value::boolean),
     };
+    let limits = shares(&mut section, limits, problems);
     section.finish(problems);
     limits
 }
+
+/// What one source prefix may hold: unless the file says otherwise, half of the flows and a quarter of what is half-open.
+fn shares(section: &mut Section<'_, '_>, limits: Limits, problems: &mut Problems) -> Limits {
+    let mut share = |key, all: u32, parts: u32| {
+        let default = default_share(all, parts);
+        section.read(key, default, problems, |v| count(v, 1..=u64::from(all)))
+    };
+    Limits {
+        max_flows_per_source: share("max_flows_per_source", limits.max_flows, FLOW_PARTS),
+        max_half_open_per_source: share("max_half_open_per_source", limits.max_half_open, HALF_OPEN_PARTS),
+        ..limits
+    }
+}
+
+/// One of `parts` parts of `all`, at least 1.
+pub(super) fn default_share(all: u32, parts: u32) -> u32 {
+    all.checked_div(parts).unwrap_or(all).max(1)
+}
+
+/// One source prefix may hold a half of all flows: it may be a proxy behind which all clients are.
+pub(super) const FLOW_PARTS: u32 = 2;
+/// And a quarter of what is half-open, which real clients leave within a round trip to the server.
+pub(super) const HALF_OPEN_PARTS: u32 = 4;
 
 fn timeout(
     section: &mut Section<'_, '_>,
@@ -86,6 +115,7 @@ fn timeout(
 
 const HOURS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(30 * 86_400);
 const MINUTES: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3_600);
+const GRACE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(86_400);
 const SECONDS: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(60);
 
 fn services(value: Option<&Value<'_>>, limits: &Limits, problems: &mut Problems) -> Vec<Service> {
@@ -127,13 +157,15 @@ fn service(entry: &Value<'_>, index: usize, limits: &Limits, problems: &mut Prob
     }
     let prefix = section.require("address", problems, value::prefix);
     let ports = section.require("ports", problems, value::ports);
-    let mode = section.read("mode", Mode::Always, problems, |v| value::word(v, &Mode::ALL, Mode::label));
-    let early_data = section.read("early_data", DEFAULT_EARLY_DATA, problems, |v| {
+    let default = Service { max_half_open: limits.max_half_open, ..Service::default() };
+    let mode = section.read("mode", default.mode, problems, |v| value::word(v, &Mode::ALL, Mode::label));
+    let early_data = section.read("early_data", default.early_data, problems, |v| {
         value::size(v, 536..=65_535).map(|octets| u16::try_from(octets).unwrap_or(u16::MAX))
     });
-    let require_timestamps = section.read("require_timestamps", false, problems, value::boolean);
+    let require_timestamps =
+        section.read("require_timestamps", default.require_timestamps, problems, value::boolean);
     let server = server_options(&mut section, problems);
-    let max_half_open = section.read("max_half_open", limits.max_half_open, problems, |v| {
+    let max_half_open = section.read("max_half_open", default.max_half_open, problems, |v| {
         let share = count(v, 1..=4_000_000)?;
         if share > limits.max_half_open {
             return Err(format!("{share} is more than limits.max_half_open, {}", limits.max_half_open).into());
@@ -147,6 +179,11 @@ fn service(entry: &Value<'_>, index: usize, limits: &Limits, problems: &mut Prob
         );
         problems.add(section.position("require_timestamps"), message);
     }
+    let budgets = budgets(&mut section, problems);
+    let mut flag = |key, default| section.read(key, default, problems, value::boolean);
+    let server_speaks_first = flag("server_speaks_first", default.server_speaks_first);
+    let reset_unknown = flag("reset_unknown", default.reset_unknown);
+    let refuse_silent = flag("refuse_silent", default.refuse_silent);
     let (name_at, address_at) = (section.position("name"), section.position("address"));
     section.finish(problems);
     let service = Service {
@@ -158,6 +195,10 @@ fn service(entry: &Value<'_>, index: usize, limits: &Limits, problems: &mut Prob
         require_timestamps,
         server,
         max_half_open,
+        budgets,
+        server_speaks_first,
+        reset_unknown,
+        refuse_silent,
     };
     Some(Placed { service, name_at, address_at })
 }
@@ -175,14 +216,42 @@ fn server_options(section: &mut Section<'_, '_>, problems: &mut Problems) -> Ser
         }),
         sack: section.read("sack", default.sack, problems, value::boolean),
         timestamps: section.read("timestamps", default.timestamps, problems, value::boolean),
+        ecn: section.read("ecn", default.ecn, problems, value::boolean),
     }
+}
+
+fn budgets(section: &mut Section<'_, '_>, problems: &mut Problems) -> Budgets {
+    let default = Budgets::default();
+    let mut section = section.child("budgets", problems);
+    let mut rate = |key, default| section.read(key, default, problems, value::rate);
+    let budgets = Budgets {
+        synack: rate("synack", default.synack),
+        synack_per_source: rate("synack_per_source", default.synack_per_source),
+        backend_syn: rate("backend_syn", default.backend_syn),
+        reset: rate("reset", default.reset),
+    };
+    section.finish(problems);
+    budgets
+}
+
+fn filter(mut section: Section<'_, '_>, problems: &mut Problems) -> FilterLists {
+    let deny = section.read("deny", Vec::new(), problems, value::prefixes);
+    let allow = section.read("allow", Vec::new(), problems, |v| {
+        let allow = value::prefixes(v)?;
+        match allow.iter().find(|prefix| deny.contains(prefix)) {
+            Some(both) => Err(format!("{} is denied, too", value::show_prefix(both)).into()),
+            None => Ok(allow),
+        }
+    });
+    section.finish(problems);
+    FilterLists { deny, allow }
 }
 
 /// The MSS that the link allows.
 pub(super) const AUTO_MSS: &str = "auto";
 /// No window scaling; no key file.
 pub(super) const NONE: &str = "none";
-/// No listener for metrics.
+/// No listener for metrics; no state directory.
 pub(super) const OFF: &str = "off";
 
 /// Complains if `new` shares its name, or an address and a port, with an earlier service.
@@ -240,6 +309,25 @@ fn cookie(mut section: Section<'_, '_>, problems: &mut Problems) -> Cookie {
     };
     section.finish(problems);
     cookie
+}
+
+fn state(mut section: Section<'_, '_>, problems: &mut Problems) -> State {
+    let default = State::default();
+    let state = State {
+        directory: section.read("directory", default.directory, problems, |v| {
+            let text = value::string(v)?;
+            match text.as_str() {
+                OFF => Ok(None),
+                path if path.starts_with('/') && !path.contains('\0') => Ok(Some(PathBuf::from(path))),
+                _ => Err(format!("{text:?} is neither an absolute path nor {OFF:?}").into()),
+            }
+        }),
+        checkpoint: section.read("checkpoint", default.checkpoint, problems, |v| {
+            value::duration(v, Duration::from_secs(1)..=Duration::from_secs(3_600))
+        }),
+    };
+    section.finish(problems);
+    state
 }
 
 fn metrics(mut section: Section<'_, '_>, problems: &mut Problems) -> Metrics {

@@ -2,10 +2,10 @@
 
 use std::fmt::{Display, Write};
 
-use super::read::{AUTO_MSS, DEFAULT_EARLY_DATA, NONE, OFF};
-use super::value::{show_duration, show_prefix, show_size};
-use super::{Config, Cookie, Log, Metrics, Plane};
-use crate::engine::policy::{Limits, Mode, PortSet, ServerOptions, Service};
+use super::read::{AUTO_MSS, FLOW_PARTS, HALF_OPEN_PARTS, NONE, OFF, default_share};
+use super::value::{show_duration, show_prefix, show_rate, show_size};
+use super::{Config, Cookie, Log, Metrics, Plane, State};
+use crate::engine::policy::{DEFAULT_EARLY_DATA, Limits, Mode, PortSet, Prefix, ServerOptions, Service};
 
 /// The text for `show-config`.
 ///
@@ -19,12 +19,22 @@ pub(super) fn render(config: &Config) -> String {
         render_service(&mut page, service, &config.limits);
     }
     render_limits(&mut page, &config.limits);
+    page.table("[filter]");
+    page.value("deny", &config.filter.deny, &Vec::new(), |prefixes| show_prefixes(prefixes));
+    page.value("allow", &config.filter.allow, &Vec::new(), |prefixes| show_prefixes(prefixes));
     page.table("[cookie]");
     page.value("epoch", &config.cookie.epoch, &Cookie::default().epoch, |epoch| {
         quoted(show_duration(*epoch))
     });
     page.value("key_file", &config.cookie.key_file, &Cookie::default().key_file, |file| {
         quoted(file.as_ref().map_or(NONE.into(), |path| path.display().to_string()))
+    });
+    page.table("[state]");
+    page.value("directory", &config.state.directory, &State::default().directory, |directory| {
+        quoted(directory.as_ref().map_or(OFF.into(), |path| path.display().to_string()))
+    });
+    page.value("checkpoint", &config.state.checkpoint, &State::default().checkpoint, |checkpoint| {
+        quoted(show_duration(*checkpoint))
     });
     page.table("[metrics]");
     page.value("listen", &config.metrics.listen, &Metrics::default().listen, |listen| {
@@ -54,7 +64,25 @@ fn render_service(page: &mut Page, service: &Service, limits: &Limits) {
     });
     page.value("sack", &server.sack, &default.sack, bool::to_string);
     page.value("timestamps", &server.timestamps, &default.timestamps, bool::to_string);
+    page.value("ecn", &server.ecn, &default.ecn, bool::to_string);
     page.value("max_half_open", &service.max_half_open, &limits.max_half_open, u32::to_string);
+    let default = Service::default();
+    for (key, value, default) in [
+        ("server_speaks_first", service.server_speaks_first, default.server_speaks_first),
+        ("reset_unknown", service.reset_unknown, default.reset_unknown),
+        ("refuse_silent", service.refuse_silent, default.refuse_silent),
+    ] {
+        page.value(key, &value, &default, bool::to_string);
+    }
+    let (budgets, default) = (service.budgets, default.budgets);
+    for (key, value, default) in [
+        ("budgets.synack", budgets.synack, default.synack),
+        ("budgets.synack_per_source", budgets.synack_per_source, default.synack_per_source),
+        ("budgets.backend_syn", budgets.backend_syn, default.backend_syn),
+        ("budgets.reset", budgets.reset, default.reset),
+    ] {
+        page.value(key, &value, &default, |rate| show_rate(*rate));
+    }
 }
 
 fn render_limits(page: &mut Page, limits: &Limits) {
@@ -62,6 +90,10 @@ fn render_limits(page: &mut Page, limits: &Limits) {
     page.table("[limits]");
     page.value("max_flows", &limits.max_flows, &default.max_flows, u32::to_string);
     page.value("max_half_open", &limits.max_half_open, &default.max_half_open, u32::to_string);
+    let (flows, half_open) = (limits.max_flows_per_source, limits.max_half_open_per_source);
+    page.value("max_flows_per_source", &flows, &default_share(limits.max_flows, FLOW_PARTS), u32::to_string);
+    let default_half_open = default_share(limits.max_half_open, HALF_OPEN_PARTS);
+    page.value("max_half_open_per_source", &half_open, &default_half_open, u32::to_string);
     page.value("early_data_total", &limits.early_data_total, &default.early_data_total, |octets| {
         sized(*octets)
     });
@@ -72,9 +104,11 @@ fn render_limits(page: &mut Page, limits: &Limits) {
         ("time_wait", limits.time_wait, default.time_wait),
         ("reset_timeout", limits.reset, default.reset),
         ("refused_timeout", limits.refused, default.refused),
+        ("startup_grace", limits.startup_grace, default.startup_grace),
     ] {
         page.value(key, &value, &default, |timeout| quoted(show_duration(*timeout)));
     }
+    page.value("reset_expired", &limits.reset_expired, &default.reset_expired, bool::to_string);
 }
 
 struct Page {
@@ -119,6 +153,11 @@ fn quoted(text: impl Display) -> String {
 fn sized(octets: u64) -> String {
     let shown = show_size(octets);
     if shown.ends_with('B') { quoted(shown) } else { shown }
+}
+
+fn show_prefixes(prefixes: &[Prefix]) -> String {
+    let shown: Vec<String> = prefixes.iter().map(|prefix| quoted(show_prefix(prefix))).collect();
+    format!("[{}]", shown.join(", "))
 }
 
 fn show_ports(ports: &PortSet) -> String {

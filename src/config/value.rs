@@ -2,13 +2,14 @@
 
 use std::fmt::Display;
 use std::net::{IpAddr, Ipv6Addr};
+use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use toml::de::DeValue;
 
 use super::document::{Fault, Value, kind};
-use crate::engine::policy::{PortSet, Prefix};
+use crate::engine::policy::{PortSet, Prefix, Rate};
 
 /// A string.
 pub(super) fn string(value: &Value<'_>) -> Result<String, Fault> {
@@ -99,6 +100,33 @@ pub(super) fn prefix(value: &Value<'_>) -> Result<Prefix, Fault> {
     let text = string(value)?;
     Ok(parse_prefix(&text)?)
 }
+
+/// A list of addresses and prefixes.
+pub(super) fn prefixes(value: &Value<'_>) -> Result<Vec<Prefix>, Fault> {
+    let DeValue::Array(entries) = value.get_ref() else {
+        let message = format!("must be a list such as [\"198.18.0.0/24\"], not {}", kind(value.get_ref()));
+        return Err(message.into());
+    };
+    let parse = |entry: &Value<'_>| {
+        let parsed = string(entry).and_then(|text| Ok(parse_prefix(&text)?));
+        parsed.map_err(|fault| fault.or_at(entry.span().start))
+    };
+    entries.iter().map(parse).collect()
+}
+
+/// Events a second, or `"unlimited"`.
+pub(super) fn rate(value: &Value<'_>) -> Result<Rate, Fault> {
+    let rate = integer_or(value, UNLIMITED, 1..=1_000_000_000)?;
+    Ok(rate.and_then(|rate| NonZeroU32::new(u32::try_from(rate).unwrap_or(u32::MAX))))
+}
+
+/// `rate`, or `"unlimited"`.
+pub(super) fn show_rate(rate: Rate) -> String {
+    rate.map_or(format!("{UNLIMITED:?}"), |rate| rate.to_string())
+}
+
+/// No limit.
+const UNLIMITED: &str = "unlimited";
 
 /// Ports: integers and ranges, or `"all"`.
 pub(super) fn ports(value: &Value<'_>) -> Result<PortSet, Fault> {

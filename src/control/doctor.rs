@@ -6,7 +6,7 @@
 use std::fmt;
 use std::io;
 
-use super::{http, key, link, privileges};
+use super::{http, key, link, privileges, state};
 use crate::config::Config;
 use crate::engine::Side;
 use link::Link;
@@ -39,8 +39,8 @@ impl fmt::Display for Finding {
 pub struct Report {
     /// Line by line.
     pub findings: Vec<Finding>,
-    /// The MTU of both ports, if they have one and the same.
-    pub mtu: Option<u16>,
+    /// The MTUs of the ports outside and inside, if both are there.
+    pub mtus: Option<[u16; 2]>,
 }
 
 impl Report {
@@ -70,6 +70,12 @@ impl Report {
     }
 }
 
+/// The MTUs of the ports outside and inside at the moment, if both are there.
+pub fn mtus(config: &Config) -> Option<[u16; 2]> {
+    let mtu = |name: &str| Some(u16::try_from(link::find(name).ok()??.mtu).unwrap_or(u16::MAX));
+    Some([mtu(&config.bridge.outside)?, mtu(&config.bridge.inside)?])
+}
+
 /// What must be in order before anything is touched: privileges and ports.
 pub fn before_start(config: &Config) -> Report {
     let mut report = Report::default();
@@ -77,7 +83,7 @@ pub fn before_start(config: &Config) -> Report {
     let outside = check_port(&mut report, Side::Client, &config.bridge.outside);
     let inside = check_port(&mut report, Side::Server, &config.bridge.inside);
     if let (Some(outside), Some(inside)) = (outside, inside) {
-        check_mtus(&mut report, config, &outside, &inside);
+        check_mtus(&mut report, &outside, &inside);
     }
     report
 }
@@ -88,6 +94,7 @@ pub fn examine(config: &Config) -> Report {
     check_kernel(&mut report);
     check_metrics(&mut report, config);
     check_key(&mut report, config);
+    check_state(&mut report, config);
     report
 }
 
@@ -128,14 +135,14 @@ fn check_port(report: &mut Report, side: Side, name: &str) -> Option<Link> {
         return Some(link);
     }
     report.ok(format!("{port}: Ethernet, MTU {}", link.mtu));
-    check_state(report, &port, name, &link);
+    check_link_state(report, &port, name, &link);
     check_master(report, &port, name, &link);
     check_addresses(report, &port, name);
     check_offloads(report, &port, name);
     Some(link)
 }
 
-fn check_state(report: &mut Report, port: &str, name: &str, link: &Link) {
+fn check_link_state(report: &mut Report, port: &str, name: &str, link: &Link) {
     match (link.is_up, link.is_running) {
         (false, _) => report.fatal_fix(format!("{port}: down: bring it up with `ip link set {name} up`")),
         (true, false) => report.fix(format!("{port}: no carrier: check the cable and the other end")),
@@ -190,18 +197,18 @@ fn check_offloads(report: &mut Report, port: &str, name: &str) {
     }
 }
 
-fn check_mtus(report: &mut Report, config: &Config, outside: &Link, inside: &Link) {
-    if outside.mtu == inside.mtu {
-        report.mtu = Some(u16::try_from(outside.mtu).unwrap_or(u16::MAX));
-        return report.ok(format!("MTU: {} on both ports", outside.mtu));
-    }
-    let smaller = outside.mtu.min(inside.mtu);
-    let wider = if outside.mtu == smaller { &config.bridge.inside } else { &config.bridge.outside };
-    report.fatal_fix(format!(
-        "MTU: {} outside and {} inside, longer frames would vanish: make them equal, for example with `ip link set {wider} \
-         mtu {smaller}`",
-        outside.mtu, inside.mtu
-    ));
+fn check_mtus(report: &mut Report, outside: &Link, inside: &Link) {
+    let octets = |link: &Link| u16::try_from(link.mtu).unwrap_or(u16::MAX);
+    report.mtus = Some([octets(outside), octets(inside)]);
+    report.ok(if outside.mtu == inside.mtu {
+        format!("MTU: {} on both ports", outside.mtu)
+    } else {
+        format!(
+            "MTU: {} outside and {} inside: connections get an MSS that fits both, other packets that are too big are \
+             reported to their senders",
+            outside.mtu, inside.mtu
+        )
+    });
 }
 
 fn check_kernel(report: &mut Report) {
@@ -234,10 +241,25 @@ fn check_metrics(report: &mut Report, config: &Config) {
 }
 
 fn check_key(report: &mut Report, config: &Config) {
-    let Some(file) = &config.cookie.key_file else { return report.ok("cookie key: random at every start") };
+    let Some(file) = &config.cookie.key_file else {
+        let until =
+            if config.state.directory.is_some() { "the first start, then kept" } else { "every start" };
+        return report.ok(format!("cookie key: random at {until}"));
+    };
     match key::master(Some(file)) {
         Ok(_) => report.ok(format!("cookie key: {}", file.display())),
         Err(error) => report.fix(format!("cookie key: {error}")),
+    }
+}
+
+/// Looks without making or locking anything.
+fn check_state(report: &mut Report, config: &Config) {
+    let Some(path) = &config.state.directory else {
+        return report.ok("state: off: connections do not survive a restart");
+    };
+    match state::examine(path) {
+        Ok(()) => report.ok(format!("state: {}", path.display())),
+        Err(error) => report.fix(error.to_string()),
     }
 }
 
@@ -276,6 +298,6 @@ mod tests {
                 .any(|what| what.starts_with("outside port no-such-if: no such interface: set [bridge]"))
         );
         assert!(fatal.iter().any(|what| what.starts_with("inside port lo: not Ethernet (link type 772)")));
-        assert!(!report.is_ok() && report.mtu.is_none());
+        assert!(!report.is_ok() && report.mtus.is_none());
     }
 }

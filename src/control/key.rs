@@ -22,6 +22,14 @@ pub enum KeyError {
         /// What the system answered.
         error: io::Error,
     },
+    /// A new key cannot be kept.
+    #[error("key file {} cannot be written: {error}", path.display())]
+    Unwritable {
+        /// The file.
+        path: PathBuf,
+        /// What the system answered.
+        error: io::Error,
+    },
     /// A directory, a device, a pipe.
     #[error("key file {} is not a regular file", path.display())]
     NotRegular {
@@ -68,6 +76,22 @@ pub fn master(file: Option<&Path>) -> Result<MasterKey, KeyError> {
         None => random::<32>()?,
     };
     Ok(MasterKey::from_bytes(*octets))
+}
+
+/// The master key that is kept in `file`: random, and written there, if there is none yet.
+///
+/// # Errors
+/// The file is no place for a key, holds none, or cannot be written.
+pub fn kept(file: &Path) -> Result<MasterKey, KeyError> {
+    match read(file) {
+        Err(KeyError::Unreadable { error, .. }) if error.kind() == io::ErrorKind::NotFound => {
+            let octets = random::<32>()?;
+            super::state::write(file, octets.as_ref())
+                .map_err(|error| KeyError::Unwritable { path: file.to_owned(), error })?;
+            Ok(MasterKey::from_bytes(*octets))
+        }
+        read => Ok(MasterKey::from_bytes(*read?)),
+    }
 }
 
 /// A random key for the tables' hash function.

@@ -2,7 +2,7 @@
 //!
 //! Looks at the host before anything is touched ([`doctor`], [`link`],
 //! [`privileges`], [`claim`]), keeps the keys ([`key`],
-//! [`rotate`]), swaps the policy ([`reload`]) and answers HTTP ([`http`]). Nothing here changes a setting of the host.
+//! [`rotate`]) and the state that outlives the process ([`state`]), swaps the policy ([`reload`]) and answers HTTP ([`http`]). Nothing here changes a setting of the host.
 
 pub mod claim;
 pub mod doctor;
@@ -13,4 +13,5 @@ pub mod log;
 pub mod privileges;
 pub mod reload;
 pub mod rotate;
+pub mod state;
 mod sys;

@@ -6,7 +6,8 @@ use thiserror::Error;
 
 use crate::config::{Config, ConfigError};
 use crate::engine::Shared;
-use crate::engine::policy::PolicyError;
+use crate::engine::policy::{Mode, Policy, PolicyError, Service};
+use crate::time::Instant;
 
 /// Why nothing changed.
 #[derive(Debug, Error)]
@@ -25,18 +26,36 @@ pub enum ReloadError {
     Policy(#[from] PolicyError),
 }
 
-/// Reads the file at `path` and puts its services and limits in force; `running` is what synwall was started with.
+/// Reads the file at `path` and puts its services and limits in force; `running` is what synwall was started with. If
+/// `grace` says what time it is, what comes under protection only now has a start-up grace.
 ///
 /// # Errors
 /// Then everything is as it was.
-pub fn reload(path: &Path, running: &Config, shared: &Shared) -> Result<Config, ReloadError> {
+pub fn reload(
+    path: &Path,
+    running: &Config,
+    shared: &Shared,
+    grace: Option<Instant>,
+) -> Result<Config, ReloadError> {
     let new = Config::load(path)?;
     let tables = fixed(running, &new);
     if !tables.is_empty() {
         return Err(ReloadError::NeedsRestart { tables });
     }
-    shared.set_policy(new.policy_after(&shared.policy())?);
+    let before = shared.policy();
+    shared.set_policy(new.policy_after(&before)?);
+    if let Some(now) = grace {
+        shared.grant_grace(now, |service| !was_protected(&before, service));
+    }
     Ok(new)
+}
+
+/// Whether every connection to the service has gone through synwall's hands: its clients were challenged already.
+fn was_protected(before: &Policy, service: &Service) -> bool {
+    before.services().iter().any(|old| {
+        let is_same = old.name == service.name && old.prefix == service.prefix && old.ports == service.ports;
+        is_same && old.mode == Mode::Always
+    })
 }
 
 /// The tables that differ and cannot change in a running process.
@@ -44,6 +63,7 @@ fn fixed(running: &Config, new: &Config) -> Vec<&'static str> {
     [
         ("[bridge]", running.bridge == new.bridge),
         ("[cookie]", running.cookie == new.cookie),
+        ("[state]", running.state == new.state),
         ("[metrics]", running.metrics == new.metrics),
         ("[log]", running.log == new.log),
         ("[plane]", running.plane == new.plane),

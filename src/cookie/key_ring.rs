@@ -7,7 +7,7 @@
 use core::fmt;
 
 use siphasher::sip::SipHasher24;
-use zeroize::Zeroize;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::cookie::layout::is_odd;
 
@@ -17,20 +17,20 @@ use crate::cookie::layout::is_odd;
 ///
 /// Whoever knows it can forge cookies for every epoch. Wiped when dropped, never printed; the octets given to
 /// [`MasterKey::from_bytes`] are the caller's to wipe.
-pub struct MasterKey([u8; 32]);
+pub struct MasterKey(Zeroizing<[u8; 32]>);
 
 impl MasterKey {
     /// The master key made of `octets`, which should come from a random number generator.
-    pub const fn from_bytes(octets: [u8; 32]) -> MasterKey {
-        MasterKey(octets)
+    pub fn from_bytes(octets: [u8; 32]) -> MasterKey {
+        MasterKey(Zeroizing::new(octets))
     }
 
     /// The first 16 octets of BLAKE3 `derive_key` over master and epoch number.
     fn epoch_key(&self, epoch: u64) -> EpochKey {
         let mut hasher = blake3::Hasher::new_derive_key(CONTEXT);
-        hasher.update(&self.0).update(&epoch.to_le_bytes());
+        hasher.update(&*self.0).update(&epoch.to_le_bytes());
         let mut reader = hasher.finalize_xof();
-        let key = EpochKey { k0: next_word(&mut reader), k1: next_word(&mut reader) };
+        let key = EpochKey::new(next_word(&mut reader), next_word(&mut reader));
         hasher.zeroize();
         reader.zeroize();
         key
@@ -40,12 +40,6 @@ impl MasterKey {
 impl fmt::Debug for MasterKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("MasterKey(..)")
-    }
-}
-
-impl Drop for MasterKey {
-    fn drop(&mut self) {
-        self.0.zeroize();
     }
 }
 
@@ -94,23 +88,18 @@ impl fmt::Debug for KeyRing {
     }
 }
 
-/// The SipHash key of one epoch, in the reference implementation's order: two little-endian words.
-pub(crate) struct EpochKey {
-    k0: u64,
-    k1: u64,
-}
+/// The SipHash key of one epoch, in the reference implementation's order: two little-endian words. Wiped when dropped.
+pub(crate) struct EpochKey(Zeroizing<[u64; 2]>);
 
 impl EpochKey {
+    fn new(k0: u64, k1: u64) -> EpochKey {
+        EpochKey(Zeroizing::new([k0, k1]))
+    }
+
     /// SipHash-2-4 of `message`, 64 bits.
     pub(crate) fn hash(&self, message: &[u8]) -> u64 {
-        SipHasher24::new_with_keys(self.k0, self.k1).hash(message)
-    }
-}
-
-impl Drop for EpochKey {
-    fn drop(&mut self) {
-        self.k0.zeroize();
-        self.k1.zeroize();
+        let [k0, k1] = *self.0;
+        SipHasher24::new_with_keys(k0, k1).hash(message)
     }
 }
 
@@ -131,7 +120,7 @@ mod tests {
 
     #[test]
     fn hash_agrees_with_the_reference_implementation() {
-        let key = EpochKey { k0: 0x0706_0504_0302_0100, k1: 0x0f0e_0d0c_0b0a_0908 };
+        let key = EpochKey::new(0x0706_0504_0302_0100, 0x0f0e_0d0c_0b0a_0908);
         let message: Vec<u8> = (0..64).collect();
         for (len, expected) in SIPHASH_2_4_64.into_iter().enumerate() {
             assert_eq!(key.hash(&message[..len]).to_le_bytes(), expected.to_be_bytes(), "{len} octets");
@@ -145,7 +134,7 @@ mod tests {
             let material = [&master[..], &epoch.to_le_bytes()].concat();
             let expected = blake3::derive_key("synwall cookie epoch key v1", &material);
             let key = MasterKey::from_bytes(master).epoch_key(epoch);
-            assert_eq!([key.k0.to_le_bytes(), key.k1.to_le_bytes()].concat(), expected[..16]);
+            assert_eq!(key.0.map(u64::to_le_bytes).concat(), expected[..16]);
         }
     }
 
@@ -154,9 +143,9 @@ mod tests {
         let master = MasterKey::from_bytes([3; 32]);
         let epochs = |at| {
             let ring = KeyRing::at(&master, at);
-            [false, true].map(|odd| ring.with_parity(odd).map(|(epoch, key)| (epoch, key.k0)))
+            [false, true].map(|odd| ring.with_parity(odd).map(|(epoch, key)| (epoch, *key.0)))
         };
-        let key = |epoch| Some((epoch, master.epoch_key(epoch).k0));
+        let key = |epoch| Some((epoch, *master.epoch_key(epoch).0));
         assert_eq!(epochs(0), [key(0), None]);
         assert_eq!(epochs(1), [key(0), key(1)]);
         assert_eq!(epochs(2), [key(2), key(1)]);

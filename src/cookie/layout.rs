@@ -130,6 +130,7 @@ mod tests {
         (flags.mss(family), flags.wscale())
     }
 
+    /// Row 8.
     #[test]
     fn every_mss_rounds_down_to_its_table() {
         for (family, table) in [(Family::V4, MSS_IPV4), (Family::V6, MSS_IPV6)] {
@@ -140,6 +141,7 @@ mod tests {
         }
     }
 
+    /// Row 9.
     #[test]
     fn every_wscale_rounds_down_and_absent_is_not_zero() {
         assert_eq!(carried(Family::V4, 1460, None).1, None);

@@ -369,6 +369,7 @@ mod tests {
         }
     }
 
+    /// Row 22.
     #[test]
     fn any_single_flipped_bit_is_refused() {
         let ring = ring(EPOCH);
@@ -405,6 +406,7 @@ mod tests {
         }
     }
 
+    /// Row 34.
     #[test]
     fn timestamps_option_can_be_neither_dropped_nor_added() {
         let ring = ring(EPOCH);

@@ -50,12 +50,14 @@ mod tests {
         assert_eq!(encode(3, false, 0xa_bcde), 0x006a_bcdd);
     }
 
+    /// Row 11.
     #[test]
     fn clock_rises_every_second_and_wraps_after_2048() {
         let clock = |seconds| encode(seconds, false, 0) >> CLOCK_SHIFT;
         assert_eq!([clock(0), clock(1), clock(2047), clock(2048)], [0, 1, 2047, 0]);
     }
 
+    /// Row 34.
     #[test]
     fn any_single_flipped_bit_changes_what_is_decoded() {
         let tsval = encode(1_760_000_000, true, 0xa_bcde);

@@ -4,8 +4,10 @@
 use core::time::Duration;
 
 use super::classify::{Arrival, verify};
-use super::flow::{End, Flow, FlowState};
-use super::translate::{Rescale, Translation};
+use super::flow::{End, Flow, FlowState, Storm};
+use super::resume::Resuming;
+use super::service::ServerAnswer;
+use super::translate::{Rescale, ServerClock, Translation};
 use super::verdict::{DropReason, Verdict};
 use crate::cookie::Offer;
 use crate::table::early_data::EarlyData;
@@ -13,7 +15,6 @@ use crate::time::Instant;
 use crate::wire::ethernet::LinkHeader;
 use crate::wire::seq::SeqNumber;
 use crate::wire::tcp::{Flags, Segment};
-use crate::wire::tcp_options::SynOptions;
 
 /// What a returned cookie told of the client: all that is needed to open the connection in its name.
 #[derive(Clone, Copy, Debug)]
@@ -55,8 +56,8 @@ pub(super) struct Completion {
     pub(super) handshake: Handshake,
     pub(super) early: EarlyData,
     pub(super) fin: bool,
-    /// The options of the server's SYN-ACK.
-    pub(super) answer: SynOptions,
+    /// What the server's SYN-ACK says.
+    pub(super) said: ServerAnswer,
 }
 
 /// What a server's segment means to the entry.
@@ -89,6 +90,11 @@ impl Backend {
         Backend { handshake, early, fin, retries: 0, was_hurried: false, is_done: false }
     }
 
+    /// The handshake, if a SYN with `seq` was sent to the server and no answer has come.
+    pub(super) fn sent_syn(&self, seq: SeqNumber) -> Option<Handshake> {
+        (!self.is_done && seq == self.handshake.client_iss).then_some(self.handshake)
+    }
+
     /// Moves on after the server was silent for a timeout; how long the next one is.
     pub(super) fn time_out(&mut self) -> (Timeout, Duration) {
         self.was_hurried = false;
@@ -110,7 +116,11 @@ impl Backend {
         let next = first.add(u32::try_from(self.early.octets().len()).unwrap_or(0)).add(u32::from(self.fin));
         if arrival.flags.has(Flags::RST) {
             let is_exact = arrival.seq == first || arrival.seq == next;
-            return if is_exact { FromClient::Reset } else { drop_for(DropReason::BadReset) };
+            return match verify(arrival, segment.frame()) {
+                _ if !is_exact => drop_for(DropReason::BadReset),
+                Err(reason) => drop_for(reason),
+                Ok(()) => FromClient::Reset,
+            };
         }
         if arrival.flags.has(Flags::SYN) || !arrival.flags.has(Flags::ACK) {
             return drop_for(DropReason::BadFlags);
@@ -122,15 +132,27 @@ impl Backend {
         if let Err(reason) = verify(arrival, segment.frame()) {
             return drop_for(reason);
         }
-        if let Some((value, echo)) = segment.options().timestamps() {
-            self.handshake.client_tsval = value;
-            self.handshake.cookie_ts = echo;
-        }
-        self.handshake.window = arrival.window;
+        self.note_client(arrival, segment);
         if !arrival.end.is_after(next) {
             return FromClient::Settled(Verdict::Consume);
         }
         self.keep(arrival, segment, next, total)
+    }
+
+    /// Notes the client's latest timestamps and window. A segment that was overtaken tells nothing: an older TSecr would
+    /// put the server's clock behind what the client has seen already, and its PAWS would refuse all that follows
+    /// (RFC 7323 §5.3).
+    fn note_client(&mut self, arrival: &Arrival<'_>, segment: &Segment<'_>) {
+        if let Some((value, echo)) = segment.options().timestamps() {
+            let is_older = SeqNumber(value).is_before(SeqNumber(self.handshake.client_tsval))
+                || SeqNumber(echo).is_before(SeqNumber(self.handshake.cookie_ts));
+            if is_older {
+                return;
+            }
+            self.handshake.client_tsval = value;
+            self.handshake.cookie_ts = echo;
+        }
+        self.handshake.window = arrival.window;
     }
 
     /// Keeps what is new of a segment that continues the early data.
@@ -175,13 +197,8 @@ impl Backend {
         if flags.has(Flags::SYN) && acknowledges_syn {
             self.is_done = true;
             let early = core::mem::replace(&mut self.early, empty);
-            let answer = SynOptions::parse(Segment::new(frame, arrival.layout).options());
-            return Answer::Established(Completion {
-                handshake: self.handshake,
-                early,
-                fin: self.fin,
-                answer,
-            });
+            let said = ServerAnswer::of(arrival, frame);
+            return Answer::Established(Completion { handshake: self.handshake, early, fin: self.fin, said });
         }
         if !flags.has(Flags::ACK) {
             return Answer::Unexpected { resend: None, wants_reset: false };
@@ -202,19 +219,22 @@ impl Completion {
         let first = handshake.client_iss.add(1);
         let offered = u32::from(arrival.service.early_data).max(u32::from(arrival.window));
         let window = u32::from(handshake.window).wrapping_shl(u32::from(self.client_window().from));
-        let server_ts = self.answer.timestamps.map_or(0, |(value, _)| value);
+        let server_ts = self.said.options.timestamps.map_or(0, |(value, _)| value);
         Flow {
             service: arrival.id,
             state: if self.fin { FlowState::HalfClosed } else { FlowState::Established },
             is_direct: false,
             client_iss: handshake.client_iss,
-            client_tsval: self.answer.timestamps.map(|_| handshake.client_tsval),
+            server_iss: arrival.seq,
+            client_tsval: self.said.options.timestamps.map(|_| handshake.client_tsval),
             translation: Translation {
                 delta: arrival.seq.distance_from(handshake.cookie_iss),
                 ts_delta: server_ts.wrapping_sub(handshake.cookie_ts),
+                server_clock: ServerClock::new(server_ts),
                 server_window: self.server_window(),
                 client_window: self.client_window(),
-                strips_sack: handshake.offer.sack && !self.answer.sack,
+                strips_sack: handshake.offer.sack && !self.said.options.sack,
+                strips_ecn: handshake.offer.ecn && !self.said.ecn,
             },
             client: End {
                 is_known: true,
@@ -232,8 +252,11 @@ impl Completion {
                 max_window: offered,
                 fin: None,
             },
+            link: handshake.link,
+            resuming: Resuming::No,
             last_seen: now,
             armed_for: Instant::ZERO,
+            storm: Storm::default(),
         }
     }
 
@@ -241,7 +264,7 @@ impl Completion {
     pub(super) fn server_window(&self) -> Rescale {
         let is_scaled = self.handshake.offer.wscale.is_some();
         Rescale {
-            from: self.answer.wscale.filter(|_| is_scaled).unwrap_or(0),
+            from: self.said.options.wscale.filter(|_| is_scaled).unwrap_or(0),
             to: if is_scaled { self.handshake.told_wscale } else { 0 },
         }
     }
@@ -249,7 +272,7 @@ impl Completion {
     /// How the client's window field is to be changed for the server, which scales only if it said so itself.
     pub(super) fn client_window(&self) -> Rescale {
         let own = self.handshake.offer.wscale.unwrap_or(0);
-        Rescale { from: own, to: if self.answer.wscale.is_some() { own } else { 0 } }
+        Rescale { from: own, to: if self.said.options.wscale.is_some() { own } else { 0 } }
     }
 }
 

@@ -2,7 +2,9 @@
 
 use core::net::IpAddr;
 
-use super::policy::{Policy, Service, ServiceId};
+use super::icmp::{self, Report};
+use super::policy::filter::Rule;
+use super::policy::{LINGERING, Mode, Policy, Service, ServiceId};
 use super::verdict::{DropReason, Side};
 use crate::table::flow_key::FlowKey;
 use crate::wire::buffer::Offload;
@@ -24,12 +26,29 @@ pub(super) struct Arrival<'p> {
     /// SEG.SEQ + SEG.LEN.
     pub(super) end: SeqNumber,
     pub(super) window: u16,
+    pub(super) stance: Stance,
+}
+
+/// How a connection that is not known yet is met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stance {
+    /// It crosses.
+    Pass,
+    /// It crosses, and is tracked.
+    Watch,
+    /// Its client must return a cookie.
+    Challenge,
 }
 
 impl Arrival<'_> {
     /// Whether it is a SYN without ACK: the opening of a connection.
     pub(super) fn is_opening(&self) -> bool {
         self.flags.has(Flags::SYN) && !self.flags.has(Flags::ACK)
+    }
+
+    /// Whether it, a SYN, offers ECN: ECE and CWR (RFC 3168 §6.1.1).
+    pub(super) fn offers_ecn(&self) -> bool {
+        self.flags.has(Flags::ECE) && self.flags.has(Flags::CWR)
     }
 }
 
@@ -39,6 +58,8 @@ pub(super) enum Class<'p> {
     Foreign,
     /// A segment that can be read.
     Segment(Arrival<'p>),
+    /// An ICMP error about a segment of one.
+    Icmp(Report),
     /// It is aimed at a protected service, or comes from one, and must not cross.
     Nonsense(Option<ServiceId>, DropReason),
 }
@@ -47,6 +68,7 @@ pub(super) enum Class<'p> {
 pub(super) fn classify<'p>(policy: &'p Policy, side: Side, frame: &[u8], offload: Offload) -> Class<'p> {
     match frame::parse(frame) {
         Parsed::Other => Class::Foreign,
+        Parsed::IcmpError(error) => icmp::classify(policy, side, frame, error, offload),
         Parsed::Tcp(layout) => segment(policy, side, Segment::new(frame, layout), offload),
         Parsed::Unreadable(network, what) => unreadable(policy, protected(side, &network, frame), what),
     }
@@ -60,7 +82,23 @@ fn segment<'p>(policy: &'p Policy, side: Side, segment: Segment<'_>, offload: Of
         Side::Client => (source, destination),
         Side::Server => (destination, source),
     };
-    let Some((id, service)) = policy.find(server.0, server.1) else { return Class::Foreign };
+    let found = policy.find(server.0, server.1);
+    let Some((id, service)) = found.or_else(|| Some((LINGERING, policy.lingering()?))) else {
+        return Class::Foreign;
+    };
+    let stance = match service.mode {
+        Mode::Off => Stance::Pass,
+        Mode::Monitor => Stance::Watch,
+        Mode::Always => match policy.filter.decide(client.0) {
+            None => Stance::Challenge,
+            Some(Rule::Allow) => Stance::Watch,
+            // Only what it sends: what reaches it from the server is an answer to nothing new.
+            Some(Rule::Deny) if side == Side::Client => {
+                return Class::Nonsense(Some(id), DropReason::Denied);
+            }
+            Some(Rule::Deny) => Stance::Challenge,
+        },
+    };
     Class::Segment(Arrival {
         id,
         service,
@@ -72,6 +110,7 @@ fn segment<'p>(policy: &'p Policy, side: Side, segment: Segment<'_>, offload: Of
         ack: segment.ack(),
         end: segment.end(),
         window: segment.window(),
+        stance,
     })
 }
 

@@ -1,7 +1,7 @@
 //! ESTABLISHED and after: the segments of a flow that both ends have opened (RFC 9293 §3.10.7.4).
 
 use super::Step;
-use super::classify::Arrival;
+use super::classify::{Arrival, verify};
 use super::flow::{Flow, FlowState, Standing};
 use super::reply;
 use super::verdict::{DropReason, Side, Verdict};
@@ -24,6 +24,7 @@ enum Outcome {
 /// What the server is told again.
 struct Acknowledgement {
     seq: SeqNumber,
+    ack: SeqNumber,
     window: u16,
     tsval: Option<u32>,
 }
@@ -46,6 +47,9 @@ impl Step<'_> {
             Outcome::Settled(verdict) => Some(verdict),
             Outcome::MayReopen { is_over, next } => self.reopen(arrival, frame, is_over, next),
             Outcome::SynAckAgain(acknowledgement) => {
+                if let Err(reason) = verify(arrival, frame) {
+                    return Some(Verdict::Drop(reason));
+                }
                 self.acknowledge_again(arrival, frame, &acknowledgement);
                 Some(Verdict::Consume)
             }
@@ -57,7 +61,7 @@ impl Step<'_> {
         let echo = Segment::new(frame, arrival.layout).options().timestamps().map_or(0, |(value, _)| value);
         let ack = SegmentSpec {
             seq: again.seq,
-            ack: Some(arrival.end),
+            ack: Some(again.ack),
             window: again.window,
             options: SynOptions {
                 timestamps: again.tsval.map(|tsval| (tsval, echo)),
@@ -105,20 +109,19 @@ impl Step<'_> {
         is_over: bool,
         next: SeqNumber,
     ) -> Option<Verdict> {
-        let Ok(redemption) = self.redeem(arrival, frame) else {
-            return match self.handle_in_flow(Side::Client, arrival, frame, false)? {
-                Outcome::Settled(verdict) => Some(verdict),
-                Outcome::MayReopen { .. } | Outcome::SynAckAgain(_) => None,
-            };
+        let redemption = match self.redeem(arrival, frame) {
+            Ok(redemption) => redemption,
+            Err(DropReason::CookieReplayed) => return Some(Verdict::Drop(DropReason::CookieReplayed)),
+            Err(_) => return self.handle_as_the_flows(arrival, frame),
         };
-        if self
-            .shared
-            .flows
-            .remove_if(&arrival.key, |flow| flow.client_iss != redemption.client_iss)
-            .is_none()
-        {
-            return Some(Verdict::Drop(DropReason::CookieReplayed));
-        }
+        let is_another = |flow: &Flow| flow.client_iss != redemption.client_iss;
+        let Some(old) = self.shared.flows.remove_if(&arrival.key, is_another) else {
+            // A keep-alive of the connection itself: whether the server still knows it the server must say.
+            return self
+                .handle_as_the_flows(arrival, frame)
+                .or(Some(Verdict::Drop(DropReason::CookieReplayed)));
+        };
+        self.spend(arrival.key, old.client_iss);
         if !is_over {
             // The server still holds the old connection: end it with the number that it expects (RFC 5961 §3.2).
             let counters = self.counters(arrival.id);
@@ -128,6 +131,14 @@ impl Step<'_> {
             self.send(Side::Server, &reset);
         }
         Some(self.admit(arrival, frame, &redemption))
+    }
+
+    /// Handles a client's segment that opens nothing; `None` if the flow has gone meanwhile.
+    fn handle_as_the_flows(&mut self, arrival: &Arrival<'_>, frame: &mut [u8]) -> Option<Verdict> {
+        match self.handle_in_flow(Side::Client, arrival, frame, false)? {
+            Outcome::Settled(verdict) => Some(verdict),
+            Outcome::MayReopen { .. } | Outcome::SynAckAgain(_) => None,
+        }
     }
 }
 
@@ -157,10 +168,19 @@ fn handle(
         if may_reopen && looks_like_new(flow, side, arrival, standing) {
             return Outcome::MayReopen { is_over: flow.state.is_over(), next: flow.client.next };
         }
+        if standing == Standing::OutOfWindow && flow.resuming.is_under_way(now) {
+            standing = flow.resynchronize(side, arrival, ack);
+        }
+        flow.note_resumption(side, now);
         match standing {
             Standing::BadReset => return Outcome::Settled(Verdict::Drop(DropReason::BadReset)),
             Standing::OutOfWindow => return Outcome::Settled(Verdict::Drop(DropReason::OutOfWindow)),
             Standing::Acceptable | Standing::ExactReset | Standing::InexactReset => {}
+        }
+        let says_nothing_new = flow.says_nothing_new(side, arrival, ack);
+        if flow.storm.note(side, says_nothing_new, now.since(flow.last_seen)) {
+            flow.last_seen = now;
+            return Outcome::Settled(Verdict::Drop(DropReason::AckStorm));
         }
         match side {
             Side::Client => flow.translation.client_to_server(arrival, frame),
@@ -168,6 +188,8 @@ fn handle(
         }
     }
     match standing {
+        // A SYN is no part of an open connection: its receiver challenges it and takes nothing of it (RFC 5961 §4.2).
+        Standing::Acceptable if !flow.is_direct && arrival.flags.has(Flags::SYN) => {}
         Standing::Acceptable => flow.note(side, arrival, ack, now),
         Standing::ExactReset if flow.state != FlowState::Reset => flow.last_seen = now,
         Standing::ExactReset | Standing::InexactReset | Standing::BadReset | Standing::OutOfWindow => {}
@@ -176,16 +198,24 @@ fn handle(
     Outcome::Settled(Verdict::Forward)
 }
 
-/// What to answer if the server's segment is the SYN-ACK that opened the flow, once more.
+/// What to answer if the server's segment is the SYN-ACK that opened the flow, once more. One with another ISS is an
+/// answer to an old duplicate of our SYN, and must not be acknowledged: the answer of a TCP that has a connection is to
+/// say what it expects (RFC 9293 §3.10.7.4), and a server that knows of none will reset it.
 fn syn_ack_again(flow: &Flow, side: Side, arrival: &Arrival<'_>) -> Option<Acknowledgement> {
-    let seq = flow.client_iss.add(1);
-    let is_syn_ack = arrival.flags.has(Flags::SYN) && arrival.flags.has(Flags::ACK) && arrival.ack == seq;
+    let first = flow.client_iss.add(1);
+    let is_syn_ack = arrival.flags.has(Flags::SYN) && arrival.flags.has(Flags::ACK) && arrival.ack == first;
     if side == Side::Client || flow.is_direct || !is_syn_ack {
         return None;
     }
+    let is_the_same = arrival.seq == flow.server_iss;
     let window = flow.client.edge.distance_from(flow.client.acked);
     let scaled = window.wrapping_shr(u32::from(flow.translation.client_window.to));
-    Some(Acknowledgement { seq, window: u16::try_from(scaled).unwrap_or(u16::MAX), tsval: flow.client_tsval })
+    Some(Acknowledgement {
+        seq: if is_the_same { first } else { flow.client.next },
+        ack: if is_the_same { arrival.end } else { flow.client.acked },
+        window: u16::try_from(scaled).unwrap_or(u16::MAX),
+        tsval: flow.client_tsval,
+    })
 }
 
 /// Whether a client's segment may be the ACK of a new connection: one that does not fit, or any on a tuple whose

@@ -7,10 +7,13 @@ use core::time::Duration;
 
 use super::classify::Arrival;
 use super::policy::{Limits, ServiceId};
+use super::resume::Resuming;
 use super::translate::Translation;
 use super::verdict::Side;
 use crate::table::capped::Grouped;
+use crate::table::flow_key::FlowKey;
 use crate::time::Instant;
+use crate::wire::ethernet::LinkHeader;
 use crate::wire::seq::SeqNumber;
 use crate::wire::tcp::Flags;
 
@@ -87,6 +90,30 @@ pub(super) struct End {
     pub(super) fin: Option<SeqNumber>,
 }
 
+/// Empty ACKs that answer each other. Two ends that disagree about what was sent each answer the other's ACK with an ACK,
+/// as fast as the network carries them, for ever (RFC 5961 §10 names the danger).
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Storm {
+    last: Option<Side>,
+    length: u8,
+}
+
+impl Storm {
+    /// Notes a segment of `side`, `pause` after the one before; whether it only keeps a storm going.
+    pub(super) fn note(&mut self, side: Side, says_nothing_new: bool, pause: Duration) -> bool {
+        // Keep-alives and window probes answer each other too, but wait in between.
+        let goes_on = says_nothing_new && self.last == Some(side.peer()) && pause < STORM_PAUSE;
+        self.length = if goes_on { self.length.saturating_add(1) } else { 0 };
+        self.last = Some(side);
+        self.length > STORM_LENGTH
+    }
+}
+
+/// So many empty ACKs in turn say nothing that the first few did not.
+const STORM_LENGTH: u8 = 20;
+/// What comes later than this is no storm: no probe is sent again so soon that twenty would fit.
+const STORM_PAUSE: Duration = Duration::from_millis(200);
+
 /// A flow.
 #[derive(Clone, Debug)]
 pub(super) struct Flow {
@@ -95,15 +122,24 @@ pub(super) struct Flow {
     /// Let through as it is: nothing about it was promised, and nothing of it is refused.
     pub(super) is_direct: bool,
     pub(super) client_iss: SeqNumber,
+    pub(super) server_iss: SeqNumber,
     /// The TSval with which the server's SYN-ACK was acknowledged, if it uses timestamps.
     pub(super) client_tsval: Option<u32>,
     pub(super) translation: Translation,
     pub(super) client: End,
     pub(super) server: End,
+    /// From the client to the server.
+    pub(super) link: LinkHeader,
+    pub(super) storm: Storm,
+    /// Restored from before a crash: until when its ends may be elsewhere than noted (`resume`).
+    pub(super) resuming: Resuming,
     pub(super) last_seen: Instant,
     /// The timer that counts for it; older ones are ignored.
     pub(super) armed_for: Instant,
 }
+
+/// DESIGN: at most 256 octets a flow, with its key and the table's own octet.
+const _: () = assert!(size_of::<Flow>() + size_of::<FlowKey>() < 256);
 
 impl Flow {
     /// Groups of the flow table: by state, and within a state translated flows and direct ones.
@@ -139,16 +175,20 @@ pub(super) enum Standing {
 
 impl Flow {
     /// A flow that is let through as it is.
-    pub(super) fn direct(service: ServiceId, client_iss: SeqNumber, now: Instant) -> Flow {
+    pub(super) fn direct(service: ServiceId, client_iss: SeqNumber, link: LinkHeader, now: Instant) -> Flow {
         Flow {
             service,
             state: FlowState::Established,
             is_direct: true,
             client_iss,
+            server_iss: SeqNumber(0),
             client_tsval: None,
             translation: Translation::default(),
             client: End::default(),
             server: End::default(),
+            link,
+            storm: Storm::default(),
+            resuming: Resuming::No,
             last_seen: now,
             armed_for: Instant::ZERO,
         }
@@ -205,6 +245,14 @@ impl Flow {
             sender.fin = Some(arrival.end);
         }
         self.last_seen = now;
+    }
+
+    /// Whether a segment of `side` is empty and says nothing that the ones before did not.
+    pub(super) fn says_nothing_new(&self, side: Side, arrival: &Arrival<'_>, ack: SeqNumber) -> bool {
+        let (sender, _) = self.ends(side);
+        let is_bare =
+            arrival.end == arrival.seq && !arrival.flags.has(Flags::RST) && !arrival.layout.is_fragment;
+        is_bare && sender.is_known && !arrival.end.is_after(sender.next) && !ack.is_after(sender.acked)
     }
 
     /// The sender's and the receiver's end of what `side` sends.

@@ -2,6 +2,7 @@
 
 use super::backend::Backend;
 use super::policy::ServiceId;
+use crate::cookie::Offer;
 use crate::table::capped::Grouped;
 use crate::time::Instant;
 use crate::wire::seq::SeqNumber;
@@ -22,13 +23,21 @@ pub(super) enum Phase {
     /// The client has returned its cookie; the server has not answered.
     Backend(Backend),
     /// The client's SYN was let through; the client has not completed the handshake.
-    Direct { client_iss: SeqNumber },
+    Direct { client_iss: SeqNumber, offer: Offer },
 }
 
 impl HalfOpen {
     /// Whether it waits for the server.
     pub(super) fn is_backend(&self) -> bool {
         matches!(self.phase, Phase::Backend(_))
+    }
+
+    /// The client's ISS.
+    pub(super) fn client_iss(&self) -> SeqNumber {
+        match &self.phase {
+            Phase::Backend(backend) => backend.handshake.client_iss,
+            Phase::Direct { client_iss, .. } => *client_iss,
+        }
     }
 
     /// Whether it waits for the client.

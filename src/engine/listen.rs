@@ -1,14 +1,19 @@
 //! LISTEN: segments of clients that have no entry anywhere (RFC 9293 §3.10.7.2). Nothing here remembers a peer until
 //! it has returned a cookie.
 
+use core::net::IpAddr;
+
 use super::Step;
 use super::backend::Handshake;
 use super::classify::{Arrival, screen, verify};
+use super::half_open::HalfOpen;
+use super::policy::{Service, ServiceId};
 use super::reply;
-use super::service::{default_mss, mss_of_mtu};
+use super::service::{SMALLEST_MSS, default_mss, mss_of_mtu};
 
 use super::verdict::{DropReason, Side, Verdict};
 use crate::cookie::{self, Offer, Redeemed, Tuple};
+use crate::table::flow_key::FlowKey;
 use crate::wire::build::SegmentSpec;
 use crate::wire::ethernet::LinkHeader;
 use crate::wire::seq::SeqNumber;
@@ -39,20 +44,33 @@ impl Step<'_> {
     fn try_answer_syn(&mut self, arrival: &Arrival<'_>, frame: &[u8]) -> Result<(), DropReason> {
         screen(arrival)?;
         verify(arrival, frame)?;
+        // A server does not call from outside: somebody forges its address, to have one server answer another.
+        if self.policy.is_server(arrival.key.client()) {
+            return Err(DropReason::BogusAddress);
+        }
         let counters = self.counters(arrival.id);
-        if self.shared.refused.contains((arrival.key.server(), arrival.key.server_port()), self.now) {
+        let server = (arrival.key.server(), arrival.key.server_port());
+        if self.shared.refused.contains(server, self.now, self.policy.limits.refused) {
+            if !self.may_reset(arrival) {
+                return Err(DropReason::ResetRateExceeded);
+            }
             counters.refused_fast.add(1);
             counters.reset_client.add(1);
             self.send(Side::Client, &reply::refusal(arrival, frame));
             return Ok(());
         }
         let keys = self.keys.ok_or(DropReason::NoKey)?;
-        let syn = SynOptions::parse(Segment::new(frame, arrival.layout).options());
+        let options = Segment::new(frame, arrival.layout).options();
+        let syn = SynOptions::parse(options.clone());
         if syn.mss.is_some_and(|mss| mss < SMALLEST_MSS) {
             return Err(DropReason::MssTooSmall);
         }
         if arrival.service.require_timestamps && syn.timestamps.is_none() {
             return Err(DropReason::TimestampsRequired);
+        }
+        self.take_syn_ack(arrival.id, arrival.service, arrival.key.client())?;
+        if options.has_signature() {
+            counters.syn_signed.add(1);
         }
         let version = arrival.layout.network.version;
         let state = self.shared.service(arrival.id);
@@ -62,7 +80,8 @@ impl Step<'_> {
             wscale: syn.wscale.filter(|_| server.wscale.is_some()),
             sack: syn.sack && server.sack,
             timestamps: syn.timestamps.is_some() && server.timestamps,
-            ecn: false,
+            // Without timestamps the cookie has no room for it.
+            ecn: arrival.offers_ecn() && server.ecn && syn.timestamps.is_some() && server.timestamps,
         };
         let seconds = keys.clock.unix_seconds(self.now);
         let minted = cookie::mint(&keys.ring, &tuple(arrival), arrival.seq, &offer, seconds);
@@ -70,7 +89,7 @@ impl Step<'_> {
         let spec = SegmentSpec {
             seq: minted.isn,
             ack: Some(arrival.seq.add(1)),
-            flags: Flags::SYN,
+            flags: if offer.ecn { Flags::SYN.with(Flags::ECE) } else { Flags::SYN },
             window: arrival.service.early_data,
             options: SynOptions {
                 // Without MSS in the SYN there is none in the answer: it is never longer than the SYN.
@@ -86,20 +105,62 @@ impl Step<'_> {
         };
         self.send(Side::Client, &spec);
         counters.synack_sent.add(1);
+        self.remember_syn_ack(arrival, spec);
+        Ok(())
+    }
+
+    /// Takes a SYN-ACK out of the budgets of its source prefix and its service.
+    pub(super) fn take_syn_ack(
+        &self,
+        id: ServiceId,
+        service: &Service,
+        client: IpAddr,
+    ) -> Result<(), DropReason> {
+        let budgets = &service.budgets;
+        if !self.shared.synack_budgets.take(client, id.0, self.now, budgets.synack_per_source) {
+            return Err(DropReason::SourceRateExceeded);
+        }
+        if !self.shared.service(id).synacks.take(self.now, budgets.synack) {
+            return Err(DropReason::SynRateExceeded);
+        }
         Ok(())
     }
 
     /// Handles a client's segment that has no entry: an ACK that returns a cookie opens the way to the server.
-    pub(super) fn listen(&mut self, arrival: &Arrival<'_>, frame: &mut [u8]) -> Verdict {
-        match self.redeem(arrival, frame) {
-            Ok(redemption) => self.admit(arrival, frame, &redemption),
-            Err(reason) => {
-                if reason == DropReason::CookieInvalid {
-                    self.counters(arrival.id).cookie_invalid.add(1);
-                }
-                Verdict::Drop(reason)
+    ///
+    /// # Errors
+    /// Why it does not.
+    pub(super) fn listen(&mut self, arrival: &Arrival<'_>, frame: &mut [u8]) -> Result<Verdict, DropReason> {
+        let redemption = self.redeem(arrival, frame)?;
+        // Another worker may have opened the flow since it was looked for: its cookie has done its work.
+        if let Some(verdict) = self.established(Side::Client, arrival, frame) {
+            return Ok(verdict);
+        }
+        // The client's first SYN was let through, a later one was answered, and it is the answer that arrived.
+        self.shared.half_open.remove_if(&arrival.key, HalfOpen::is_direct);
+        Ok(self.admit(arrival, frame, &redemption))
+    }
+
+    /// Drops a client's segment that belongs to no connection and opens none, unless the start-up grace lets it through.
+    pub(super) fn refuse_unknown(
+        &mut self,
+        arrival: &Arrival<'_>,
+        frame: &[u8],
+        reason: DropReason,
+    ) -> Verdict {
+        if self.is_graced_client(arrival, reason) {
+            return Verdict::Forward;
+        }
+        if reason == DropReason::CookieInvalid {
+            self.counters(arrival.id).cookie_invalid.add(1);
+            if arrival.service.reset_unknown && verify(arrival, frame).is_ok() {
+                self.reset_unknown(Side::Client, arrival, frame);
             }
         }
+        if reason == DropReason::CookieReplayed && self.was_rejected(arrival) {
+            self.reset_unknown(Side::Client, arrival, frame);
+        }
+        Verdict::Drop(reason)
     }
 
     /// Checks the cookie that an ACK returns.
@@ -139,13 +200,36 @@ impl Step<'_> {
         };
         // The cookie covers the header; what comes with it is about to be kept.
         verify(arrival, frame)?;
+        if self.shared.spent.contains((arrival.key, found.client_iss), self.now, self.policy.limits.time_wait)
+        {
+            return Err(DropReason::CookieReplayed);
+        }
         Ok(found)
+    }
+
+    /// Refuses the cookie of a connection that ended, for 2 MSL: what is late of it, or sent again by whoever saw it, must
+    /// not open it once more.
+    pub(super) fn spend(&self, key: FlowKey, client_iss: SeqNumber) {
+        self.shared.spent.insert((key, client_iss), self.now, self.policy.limits.time_wait);
+    }
+
+    /// The same for a connection that came to nothing, of which its client was told by RST: what crossed that RST must not
+    /// open at the server what the client has given up, and a client that missed it is told again.
+    pub(super) fn reject(&self, key: FlowKey, client_iss: SeqNumber) {
+        self.spend(key, client_iss);
+        self.shared.spent.insert((key, client_iss, REJECTED), self.now, self.policy.limits.time_wait);
+    }
+
+    fn was_rejected(&self, arrival: &Arrival<'_>) -> bool {
+        let life = self.policy.limits.time_wait;
+        let is_rejected = |iss| self.shared.spent.contains((arrival.key, iss, REJECTED), self.now, life);
+        is_rejected(arrival.seq.sub(1)) || is_rejected(arrival.seq)
     }
 
     /// Admits the connection of a returned cookie: a half-open entry, and a SYN to the server.
     pub(super) fn admit(&mut self, arrival: &Arrival<'_>, frame: &[u8], redemption: &Redemption) -> Verdict {
-        let counters = self.counters(arrival.id);
-        counters.cookie_valid.add(1);
+        self.counters(arrival.id).cookie_valid.add(1);
+        self.remember_source(arrival);
         let segment = Segment::new(frame, arrival.layout);
         let handshake = Handshake {
             link: LinkHeader::of(frame, arrival.layout.network.offset),
@@ -172,5 +256,5 @@ fn tuple(arrival: &Arrival<'_>) -> Tuple {
     }
 }
 
-/// Smaller segments would make the server send a header for every few octets (the attack of CVE-2019-11479).
-const SMALLEST_MSS: u16 = 64;
+/// Tells what was rejected from what has only served.
+const REJECTED: u8 = 1;

@@ -14,12 +14,18 @@ mod classify;
 mod closing;
 mod direct;
 mod established;
+pub mod export;
 mod flow;
+mod grace;
 mod half_open;
+mod icmp;
 mod listen;
+mod mtu;
 pub mod policy;
+mod repeat;
 mod replay;
 mod reply;
+mod resume;
 mod service;
 pub mod stats;
 mod syn_sent;
@@ -32,6 +38,7 @@ use std::sync::Arc;
 use arc_swap::{ArcSwap, ArcSwapOption};
 
 use crate::cookie::KeyRing;
+use crate::table::budget::{Budget, PrefixBudgets};
 use crate::table::capped::CappedMap;
 use crate::table::early_data::EarlyDataPool;
 use crate::table::flow_key::TableHasher;
@@ -40,10 +47,11 @@ use crate::table::timers::Timers;
 use crate::time::{Instant, WallClock};
 use crate::wire::buffer::FrameBuf;
 use crate::wire::tcp::Flags;
-use classify::{Arrival, Class};
+use classify::{Arrival, Class, Stance, verify};
 use flow::{Flow, FlowState};
 use half_open::HalfOpen;
 use policy::{MAX_SERVICES, Mode, Policy, ServiceId};
+use repeat::Repeats;
 use service::ServiceState;
 use stats::{PortValues, ServiceCounters, ServiceRowValues, WorkerStats};
 use timeouts::TimerKind;
@@ -67,6 +75,13 @@ pub struct Shared {
     flows: CappedMap<Flow>,
     early_data: Arc<EarlyDataPool>,
     refused: RecentSet,
+    /// Cookies of connections that ended while they may be alive, by tuple and the client's ISS.
+    spent: RecentSet,
+    /// Prefixes that completed a handshake lately.
+    validated: RecentSet,
+    synack_budgets: PrefixBudgets,
+    /// Of reports that a packet was too big.
+    too_big: Budget,
     stats: Box<[WorkerStats]>,
 }
 
@@ -82,21 +97,30 @@ impl Shared {
             half_open: CappedMap::new(hasher.clone(), MAX_SERVICES),
             flows: CappedMap::new(hasher.clone(), Flow::GROUPS),
             early_data: Arc::new(EarlyDataPool::new()),
-            refused: RecentSet::new(hasher),
+            refused: RecentSet::new(hasher.clone(), REFUSED_LOG2),
+            spent: RecentSet::new(hasher.clone(), SPENT_LOG2),
+            validated: RecentSet::new(hasher.clone(), VALIDATED_LOG2),
+            synack_budgets: PrefixBudgets::new(hasher),
+            too_big: Budget::default(),
             stats: (0..workers.max(1)).map(|_| WorkerStats::new()).collect(),
         }
     }
 
     /// Replaces the policy; flows that exist live on under the timeouts of the new one. A position that another service
-    /// takes over forgets what was learned of the former one's server.
+    /// takes over, or whose server is described anew, forgets what was learned of the server.
     pub fn set_policy(&self, policy: Policy) {
         let before = self.policy.load_full();
         for (position, service) in policy.services().iter().enumerate() {
             let Some(state) = self.services.get(position) else { continue };
-            if before.services().get(position).is_none_or(|old| old.name != service.name) {
-                state.forget();
-                state.promise(service, 0);
-                state.promise(service, 1);
+            match before.services().get(position).filter(|old| old.name == service.name) {
+                None => {
+                    state.forget();
+                    state.promise(service, 0);
+                    state.promise(service, 1);
+                }
+                // The operator knows better; what was promised already stays until its epoch ends.
+                Some(old) if old.server != service.server => state.unlearn(),
+                Some(_) => {}
             }
         }
         self.policy.store(Arc::new(policy));
@@ -147,11 +171,13 @@ impl Shared {
                 mode: service.mode,
                 values,
                 half_open: self.half_open.group_len(id.index()) as u64,
+                backend_up: state.is_up(),
                 server_options: vec![
                     ("mss", i64::from(options.mss.unwrap_or(0))),
                     ("wscale", options.wscale.map_or(-1, i64::from)),
                     ("sack", i64::from(options.sack)),
                     ("timestamps", i64::from(options.timestamps)),
+                    ("ecn", i64::from(options.ecn)),
                 ],
             });
         }
@@ -172,6 +198,13 @@ impl Shared {
         &self.services[id.index().min(MAX_SERVICES)]
     }
 }
+
+/// Servers that refused lately, at most 2^12 of them.
+const REFUSED_LOG2: u32 = 12;
+/// Cookies of connections that ended lately, at most 2^16 of them.
+const SPENT_LOG2: u32 = 16;
+/// Source prefixes that completed a handshake lately, at most 2^16 of them.
+const VALIDATED_LOG2: u32 = 16;
 
 /// Counters and gauges at one moment, for `metrics` and `control`.
 #[derive(Clone, Debug, Default)]
@@ -206,7 +239,9 @@ pub struct ServiceSnapshot {
     pub values: ServiceRowValues,
     /// Half-open entries at the moment.
     pub half_open: u64,
-    /// What its server was seen to support, by option name (`mss`, `wscale`, `sack`, `timestamps`); `wscale` is -1 if
+    /// Whether its server answers: no if the last handshakes all failed.
+    pub backend_up: bool,
+    /// What its server was seen to support, by option name (`mss`, `wscale`, `sack`, `timestamps`, `ecn`); `wscale` is -1 if
     /// it does not scale. From the configuration until it was seen; `mss` is 0 if neither tells.
     pub server_options: Vec<(&'static str, i64)>,
 }
@@ -216,12 +251,13 @@ pub struct Engine {
     shared: Arc<Shared>,
     worker: usize,
     timers: Timers<TimerKind>,
+    repeats: Repeats,
 }
 
 impl Engine {
     /// The engine of worker number `worker`, counted from 0, of those that `shared` was made for.
     pub fn new(shared: Arc<Shared>, worker: usize) -> Engine {
-        Engine { shared, worker, timers: Timers::new(Instant::ZERO) }
+        Engine { shared, worker, timers: Timers::new(Instant::ZERO), repeats: Repeats::new() }
     }
 
     /// Decides what becomes of `frame`, which arrived on `side`; may edit it in place and add frames to `out`.
@@ -239,8 +275,13 @@ impl Engine {
     pub fn handle_timers(&mut self, now: Instant, out: &mut Outbox) -> bool {
         self.step(now, out, |step| {
             for _ in 0..TIMER_BATCH {
-                let Some(due) = step.timers.pop_due(now) else { return false };
-                step.time_out(&due);
+                if let Some(due) = step.timers.pop_due(now) {
+                    step.time_out(&due);
+                } else if let Some(due) = step.repeats.pop_due(now) {
+                    step.repeat_syn_ack(&due);
+                } else {
+                    return false;
+                }
             }
             true
         })
@@ -248,7 +289,15 @@ impl Engine {
 
     /// When the next timer is due, if any is armed.
     pub fn next_timer(&self) -> Option<Instant> {
-        self.timers.next_due()
+        match (self.timers.next_due(), self.repeats.next_due()) {
+            (Some(timer), Some(repeat)) => Some(timer.min(repeat)),
+            (timer, repeat) => timer.or(repeat),
+        }
+    }
+
+    /// Timers that are armed, superseded ones included.
+    pub fn armed_timers(&self) -> usize {
+        self.timers.len()
     }
 
     /// Runs `f` with what one input needs.
@@ -261,8 +310,8 @@ impl Engine {
         let stats = &shared.stats[self.worker.checked_rem(shared.stats.len()).unwrap_or(0)];
         let policy = shared.policy.load();
         let keys = shared.keys.load();
-        let timers = &mut self.timers;
-        f(&mut Step { shared, stats, policy: &policy, keys: keys.as_deref(), timers, now, out })
+        let (timers, repeats) = (&mut self.timers, &mut self.repeats);
+        f(&mut Step { shared, stats, policy: &policy, keys: keys.as_deref(), timers, repeats, now, out })
     }
 }
 
@@ -276,6 +325,7 @@ struct Step<'a> {
     policy: &'a Policy,
     keys: Option<&'a Keys>,
     timers: &'a mut Timers<TimerKind>,
+    repeats: &'a mut Repeats,
     now: Instant,
     out: &'a mut Outbox,
 }
@@ -285,12 +335,18 @@ impl<'a> Step<'a> {
         let port = self.stats.port(side);
         port.received.add(1);
         port.received_octets.add(frame.bytes().len() as u64);
+        let excess = self.excess(side, frame);
         let (service, verdict) = match classify::classify(self.policy, side, frame.bytes(), frame.offload()) {
             Class::Foreign => (None, Verdict::Forward),
             Class::Nonsense(service, reason) => (service, Verdict::Drop(reason)),
+            Class::Icmp(report) => (Some(report.id), self.handle_icmp(side, &report, frame.bytes_mut())),
             Class::Segment(arrival) => {
                 (Some(arrival.id), self.handle_segment(side, &arrival, frame.bytes_mut()))
             }
+        };
+        let verdict = match (verdict, excess) {
+            (Verdict::Forward, Some(excess)) => self.refuse_excess(side, &excess),
+            (verdict, _) => verdict,
         };
         match verdict {
             Verdict::Forward => port.forwarded.add(1),
@@ -311,15 +367,14 @@ impl<'a> Step<'a> {
     }
 
     fn handle_client(&mut self, arrival: &Arrival<'_>, frame: &mut [u8]) -> Verdict {
-        let mode = arrival.service.mode;
         if arrival.is_opening() {
             self.counters(arrival.id).syn_received.add(1);
-            match mode {
+            match arrival.stance {
                 // A SYN is answered without a look at any table: a forged one harms no connection, for its real client
                 // answers the stray SYN-ACK with an ACK that is translated like any other.
-                Mode::Always if !self.is_servers_own(arrival) => return self.answer_syn(arrival, frame),
-                Mode::Always => {}
-                Mode::Off | Mode::Monitor => self.forget_old_flow(arrival),
+                Stance::Challenge if !self.is_servers_own(arrival) => return self.answer_syn(arrival, frame),
+                Stance::Challenge => {}
+                Stance::Pass | Stance::Watch => self.forget_old_flow(arrival),
             }
         }
         if let Some(verdict) = self.established(Side::Client, arrival, frame) {
@@ -328,13 +383,21 @@ impl<'a> Step<'a> {
         if let Some(verdict) = self.syn_sent_client(arrival, frame) {
             return verdict;
         }
-        match mode {
-            Mode::Off => Verdict::Forward,
-            Mode::Monitor => {
-                self.watch(Side::Client, arrival);
+        match arrival.stance {
+            Stance::Pass => Verdict::Forward,
+            Stance::Watch => {
+                self.watch(Side::Client, arrival, frame);
                 Verdict::Forward
             }
-            Mode::Always => self.listen(arrival, frame),
+            Stance::Challenge => match self.listen(arrival, frame) {
+                Ok(verdict) => verdict,
+                // The handshake began when its SYN was let through: before a reload, or by another rule.
+                Err(_) if self.is_half_open_direct(Side::Client, arrival) => {
+                    self.watch(Side::Client, arrival, frame);
+                    Verdict::Forward
+                }
+                Err(reason) => self.refuse_unknown(arrival, frame, reason),
+            },
         }
     }
 
@@ -348,13 +411,17 @@ impl<'a> Step<'a> {
         if let Some(verdict) = self.syn_sent_server(arrival, frame) {
             return verdict;
         }
-        match arrival.service.mode {
-            Mode::Off => Verdict::Forward,
-            Mode::Monitor => {
-                self.watch(Side::Server, arrival);
+        match arrival.stance {
+            Stance::Pass => Verdict::Forward,
+            Stance::Watch => {
+                self.watch(Side::Server, arrival, frame);
                 Verdict::Forward
             }
-            Mode::Always => self.unknown_from_server(arrival, frame),
+            Stance::Challenge if self.is_half_open_direct(Side::Server, arrival) => {
+                self.watch(Side::Server, arrival, frame);
+                Verdict::Forward
+            }
+            Stance::Challenge => self.unknown_from_server(arrival, frame),
         }
     }
 
@@ -362,13 +429,17 @@ impl<'a> Step<'a> {
     fn unknown_from_server(&mut self, arrival: &Arrival<'_>, frame: &[u8]) -> Verdict {
         if arrival.is_opening() {
             // The server is the client here: nothing was promised in anyone's name.
-            self.admit_direct(Side::Server, arrival);
+            self.admit_direct(Side::Server, arrival, frame);
             return Verdict::Forward;
         }
-        if arrival.flags.has(Flags::SYN) && !arrival.flags.has(Flags::RST) {
-            // It answers a SYN that its client has given up: free its slot (RFC 9293 §3.10.7.1).
-            self.counters(arrival.id).reset_server.add(1);
-            self.send(Side::Server, &reply::reset_for_ack(arrival, Side::Server, frame));
+        // It answers a SYN that its client has given up, or goes on with a connection of which nobody is left who could
+        // tell it: free its slot (RFC 9293 §3.10.7.1).
+        let is_stray =
+            arrival.flags.has(Flags::SYN) || (arrival.flags.has(Flags::ACK) && arrival.service.reset_unknown);
+        if is_stray && !arrival.flags.has(Flags::RST) && verify(arrival, frame).is_ok() {
+            self.reset_unknown(Side::Server, arrival, frame);
+        } else if self.is_graced_server(arrival, frame) {
+            return Verdict::Forward;
         }
         Verdict::Drop(DropReason::NoFlow)
     }

@@ -3,9 +3,21 @@
 //! `config` is the only module that produces a [`Policy`] from text; tests build one directly. The engine reads it and
 //! never changes it: a reload swaps the whole value.
 
+pub mod filter;
+mod port_set;
+mod prefix;
+
 use core::net::IpAddr;
+use core::num::NonZeroU32;
 use core::time::Duration;
 use std::collections::HashMap;
+
+use filter::Filter;
+pub use port_set::PortSet;
+pub use prefix::Prefix;
+
+use super::verdict::Side;
+pub use crate::table::budget::Rate;
 
 /// The most services that one policy may hold. Bounds the counters' memory: a row per service and worker.
 pub const MAX_SERVICES: usize = 256;
@@ -13,6 +25,9 @@ pub const MAX_SERVICES: usize = 256;
 /// A service's position in the policy; also its row in the counters. Stays the same over a reload for a kept name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ServiceId(pub u16);
+
+/// The id of what belongs to no service of the policy.
+pub const LINGERING: ServiceId = ServiceId(MAX_SERVICES as u16);
 
 impl ServiceId {
     /// Its row.
@@ -46,121 +61,6 @@ impl Mode {
     }
 }
 
-/// An IPv4 or IPv6 prefix, host bits cleared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Prefix {
-    network: IpAddr,
-    len: u8,
-}
-
-impl Prefix {
-    /// The prefix of `len` bits that holds `address`; `None` if `len` is too long for the family.
-    pub fn new(address: IpAddr, len: u8) -> Option<Prefix> {
-        let network = match address {
-            IpAddr::V4(_) if len > 32 => return None,
-            IpAddr::V6(_) if len > 128 => return None,
-            _ => mask(address, len),
-        };
-        Some(Prefix { network, len })
-    }
-
-    /// The prefix of exactly one address.
-    pub fn host(address: IpAddr) -> Prefix {
-        Prefix { network: address, len: if address.is_ipv4() { 32 } else { 128 } }
-    }
-
-    /// The network address.
-    pub fn network(&self) -> IpAddr {
-        self.network
-    }
-
-    /// The length in bits.
-    pub fn len(&self) -> u8 {
-        self.len
-    }
-
-    /// Whether it holds every address of its family.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// Whether `address` lies within.
-    pub fn contains(&self, address: IpAddr) -> bool {
-        address.is_ipv4() == self.network.is_ipv4() && mask(address, self.len) == self.network
-    }
-
-    /// Whether the two share an address.
-    pub fn overlaps(&self, other: &Prefix) -> bool {
-        self.contains(other.network) || other.contains(self.network)
-    }
-}
-
-impl core::fmt::Display for Prefix {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "{}/{}", self.network, self.len)
-    }
-}
-
-/// A set of TCP ports as a bitmap: membership in one look-up, whatever the ranges.
-#[derive(Clone, PartialEq, Eq)]
-pub struct PortSet {
-    bits: Box<[u64; 1024]>,
-}
-
-impl PortSet {
-    /// No port.
-    pub fn empty() -> PortSet {
-        PortSet { bits: Box::new([0; 1024]) }
-    }
-
-    /// Ports 1 to 65535.
-    pub fn all() -> PortSet {
-        let mut set = PortSet::empty();
-        set.insert_range(1, u16::MAX);
-        set
-    }
-
-    /// Adds `first` to `last`, both included.
-    pub fn insert_range(&mut self, first: u16, last: u16) {
-        for port in first..=last {
-            if let Some(word) = self.bits.get_mut(usize::from(port >> 6)) {
-                *word |= 1 << (port & 63);
-            }
-        }
-    }
-
-    /// Whether `port` is in the set.
-    pub fn contains(&self, port: u16) -> bool {
-        self.bits.get(usize::from(port >> 6)).is_some_and(|word| word & (1 << (port & 63)) != 0)
-    }
-
-    /// Whether the two share a port.
-    pub fn overlaps(&self, other: &PortSet) -> bool {
-        self.bits.iter().zip(other.bits.iter()).any(|(a, b)| a & b != 0)
-    }
-
-    /// The ports as ascending ranges, both ends included.
-    pub fn ranges(&self) -> Vec<(u16, u16)> {
-        let mut ranges: Vec<(u16, u16)> = Vec::new();
-        for port in 0..=u16::MAX {
-            if !self.contains(port) {
-                continue;
-            }
-            match ranges.last_mut() {
-                Some((_, last)) if last.checked_add(1) == Some(port) => *last = port,
-                _ => ranges.push((port, port)),
-            }
-        }
-        ranges
-    }
-}
-
-impl core::fmt::Debug for PortSet {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_list().entries(self.ranges()).finish()
-    }
-}
-
 /// What a server supports: what a SYN-ACK may promise in its name until its own SYN-ACKs have told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServerOptions {
@@ -172,12 +72,15 @@ pub struct ServerOptions {
     pub sack: bool,
     /// Whether it uses timestamps (RFC 7323 §3).
     pub timestamps: bool,
+    /// Whether it does ECN (RFC 3168). Offered to nobody until it is known: an end that believes its peer takes part
+    /// loses the packets' congestion marks.
+    pub ecn: bool,
 }
 
 impl Default for ServerOptions {
     /// What a current Linux server says.
     fn default() -> ServerOptions {
-        ServerOptions { mss: None, wscale: Some(7), sack: true, timestamps: true }
+        ServerOptions { mss: None, wscale: Some(7), sack: true, timestamps: true, ecn: false }
     }
 }
 
@@ -200,6 +103,64 @@ pub struct Service {
     pub server: ServerOptions,
     /// The most half-open entries this service may hold.
     pub max_half_open: u32,
+    /// What may be sent in its name.
+    pub budgets: Budgets,
+    /// The server is the first to send (SMTP, SSH): a client whose ACK is lost waits for ever unless the SYN-ACK is
+    /// repeated.
+    pub server_speaks_first: bool,
+    /// An ACK that belongs to no connection and carries no cookie is answered with RST, within the budget, so that a
+    /// client whose connection was lost (a restart) notices at once. So is a server's.
+    pub reset_unknown: bool,
+    /// A server that answered none of the SYNs of a connection counts as refusing.
+    pub refuse_silent: bool,
+}
+
+impl Default for Service {
+    /// An address that nobody has, without ports; everything else as when the configuration does not say.
+    fn default() -> Service {
+        Service {
+            name: String::new(),
+            prefix: Prefix::host(IpAddr::from([0; 4])),
+            ports: PortSet::empty(),
+            mode: Mode::Always,
+            early_data: DEFAULT_EARLY_DATA,
+            require_timestamps: false,
+            server: ServerOptions::default(),
+            max_half_open: Limits::default().max_half_open,
+            budgets: Budgets::default(),
+            server_speaks_first: false,
+            reset_unknown: false,
+            refuse_silent: false,
+        }
+    }
+}
+
+/// What is promised to a client and kept of its early data, in octets, unless the service says otherwise: ten segments,
+/// the initial window of RFC 6928, so that no client is slowed down.
+pub const DEFAULT_EARLY_DATA: u16 = 14_600;
+
+/// How much a second may be sent in a service's name to those who have proved nothing, or to the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budgets {
+    /// SYN-ACKs in all. Beyond it SYNs are dropped.
+    pub synack: Rate,
+    /// SYN-ACKs to one source prefix (IPv4 /24, IPv6 /64): bounds what a network whose addresses are forged gets.
+    pub synack_per_source: Rate,
+    /// First SYNs to the server: bounds what a flood of real connections puts on it.
+    pub backend_syn: Rate,
+    /// RSTs in answer to what belongs to no connection.
+    pub reset: Rate,
+}
+
+impl Default for Budgets {
+    fn default() -> Budgets {
+        Budgets {
+            synack: NonZeroU32::new(5_000_000),
+            synack_per_source: NonZeroU32::new(10_000),
+            backend_syn: NonZeroU32::new(100_000),
+            reset: NonZeroU32::new(1_000),
+        }
+    }
 }
 
 /// Caps and timeouts. Each bounds memory or the life of an entry; the defaults follow RFC 5382 where it speaks.
@@ -209,6 +170,10 @@ pub struct Limits {
     pub max_flows: u32,
     /// The most half-open entries of all services together.
     pub max_half_open: u32,
+    /// The most flows of one source prefix (IPv4 /24, IPv6 /64).
+    pub max_flows_per_source: u32,
+    /// The most half-open entries of one source prefix.
+    pub max_half_open_per_source: u32,
     /// The most octets of early data kept for all half-open entries together.
     pub early_data_total: u64,
     /// Life of an idle established flow (RFC 5382 REQ-5: at least 2 h 4 min).
@@ -223,6 +188,10 @@ pub struct Limits {
     pub reset: Duration,
     /// How long a refused server's SYNs are answered with RST at once.
     pub refused: Duration,
+    /// How long after a start, or after a service came under protection, connections that began before are let through.
+    pub startup_grace: Duration,
+    /// A connection that ends because it was idle is reset on both sides, instead of being forgotten quietly.
+    pub reset_expired: bool,
 }
 
 impl Default for Limits {
@@ -230,6 +199,8 @@ impl Default for Limits {
         Limits {
             max_flows: 1_000_000,
             max_half_open: 65_536,
+            max_flows_per_source: 500_000,
+            max_half_open_per_source: 16_384,
             early_data_total: 64 << 20,
             established: Duration::from_secs(7_440),
             half_closed: Duration::from_secs(7_440),
@@ -237,6 +208,8 @@ impl Default for Limits {
             time_wait: Duration::from_secs(120),
             reset: Duration::from_secs(45),
             refused: Duration::from_secs(1),
+            startup_grace: Duration::from_secs(600),
+            reset_expired: false,
         }
     }
 }
@@ -251,8 +224,14 @@ pub struct Policy {
     by_length: Vec<ServiceId>,
     /// Caps and timeouts.
     pub limits: Limits,
+    /// Sources that are let off or locked out.
+    pub filter: Filter,
     /// The longest IP packet that both links carry, in octets: bounds the MSS that is announced and what is originated.
     pub mtu: u16,
+    /// The longest that each carries, by [`Side::index`].
+    links: [u16; 2],
+    /// Stands for services that protect less than they did: see [`Policy::with_lingering_flows`].
+    lingering: Option<Box<Service>>,
 }
 
 impl Policy {
@@ -287,7 +266,52 @@ impl Policy {
             let len = services.get(id.index()).map_or(0, |service| service.prefix.len());
             (core::cmp::Reverse(len), *id)
         });
-        Ok(Policy { services, index, lengths, by_length, limits, mtu })
+        Ok(Policy {
+            services,
+            index,
+            lengths,
+            by_length,
+            limits,
+            filter: Filter::none(),
+            mtu,
+            links: [mtu; 2],
+            lingering: None,
+        })
+    }
+
+    /// The same with `filter`.
+    #[must_use]
+    pub fn with_filter(self, filter: Filter) -> Policy {
+        Policy { filter, ..self }
+    }
+
+    /// The same between links that carry packets of `client` and of `server` octets.
+    #[must_use]
+    pub fn with_link_mtus(self, client: u16, server: u16) -> Policy {
+        Policy { mtu: client.min(server), links: [client, server], ..self }
+    }
+
+    /// The same, knowing that there may be flows of services that were removed or protect less than they did. They are
+    /// translated to their end, under the id [`LINGERING`]: a segment that crossed as it is would break its connection.
+    #[must_use]
+    pub fn with_lingering_flows(self) -> Policy {
+        let lingering = Service { mode: Mode::Off, ..Service::default() };
+        Policy { lingering: Some(Box::new(lingering)), ..self }
+    }
+
+    /// The service that flows without one belong to, if there may be any.
+    pub fn lingering(&self) -> Option<&Service> {
+        self.lingering.as_deref()
+    }
+
+    /// The longest IP packets that the links to clients and to servers carry, in octets.
+    pub fn link_mtus(&self) -> [u16; 2] {
+        self.links
+    }
+
+    /// The longest IP packet that the link on `side` carries, in octets.
+    pub fn link_mtu(&self, side: Side) -> u16 {
+        self.links.get(side.index()).copied().unwrap_or(self.mtu)
     }
 
     /// The services in the order of their ids.
@@ -310,6 +334,12 @@ impl Policy {
     /// Whether any service protects this address, whatever its ports.
     pub fn protects(&self, address: IpAddr) -> bool {
         self.candidates(address).any(|(_, service)| service.mode != Mode::Off)
+    }
+
+    /// Whether `address` is that of a server: protected by itself, not as one of a prefix that clients may share.
+    pub fn is_server(&self, address: IpAddr) -> bool {
+        self.candidates(address)
+            .any(|(_, service)| service.mode != Mode::Off && service.prefix == Prefix::host(address))
     }
 
     fn candidates(&self, address: IpAddr) -> impl Iterator<Item = (ServiceId, &Service)> {
@@ -346,6 +376,11 @@ pub enum PolicyError {
         /// The name of the later one.
         second: String,
     },
+    /// A source prefix has two rules.
+    DeniedAndAllowed {
+        /// The prefix.
+        prefix: Prefix,
+    },
 }
 
 impl core::fmt::Display for PolicyError {
@@ -357,24 +392,14 @@ impl core::fmt::Display for PolicyError {
             PolicyError::Overlap { first, second } => {
                 write!(f, "services \"{first}\" and \"{second}\" share an address and a port")
             }
+            PolicyError::DeniedAndAllowed { prefix } => {
+                write!(f, "prefix {prefix} is both denied and allowed")
+            }
         }
     }
 }
 
 impl core::error::Error for PolicyError {}
-
-fn mask(address: IpAddr, len: u8) -> IpAddr {
-    match address {
-        IpAddr::V4(v4) => {
-            let bits = u32::MAX.checked_shl(32u32.saturating_sub(u32::from(len))).unwrap_or(0);
-            IpAddr::V4((u32::from(v4) & bits).into())
-        }
-        IpAddr::V6(v6) => {
-            let bits = u128::MAX.checked_shl(128u32.saturating_sub(u32::from(len))).unwrap_or(0);
-            IpAddr::V6((u128::from(v6) & bits).into())
-        }
-    }
-}
 
 #[cfg(test)]
 mod tests {
@@ -387,11 +412,8 @@ mod tests {
             name: name.into(),
             prefix: Prefix::new(prefix.parse().unwrap(), len).unwrap(),
             ports: set,
-            mode: Mode::Always,
-            early_data: 14_600,
-            require_timestamps: false,
-            server: ServerOptions::default(),
             max_half_open: 1024,
+            ..Service::default()
         }
     }
 
@@ -440,25 +462,5 @@ mod tests {
             1500,
         );
         assert_eq!(refused.unwrap_err(), PolicyError::Overlap { first: "a".into(), second: "b".into() });
-    }
-
-    #[test]
-    fn prefixes_mask_host_bits_and_keep_families_apart() {
-        let prefix = Prefix::new("198.18.3.7".parse().unwrap(), 24).unwrap();
-        assert_eq!(prefix.to_string(), "198.18.3.0/24");
-        assert!(!Prefix::new("0.0.0.0".parse().unwrap(), 0).unwrap().contains("::".parse().unwrap()));
-        assert!(Prefix::new("::".parse().unwrap(), 0).unwrap().contains("2001:db8::1".parse().unwrap()));
-        assert!(Prefix::new("1.2.3.4".parse().unwrap(), 33).is_none());
-    }
-
-    #[test]
-    fn port_ranges_merge_and_reach_both_ends() {
-        let mut set = PortSet::empty();
-        set.insert_range(65535, 65535);
-        set.insert_range(80, 80);
-        set.insert_range(81, 90);
-        assert_eq!(set.ranges(), vec![(80, 90), (65535, 65535)]);
-        assert_eq!(PortSet::all().ranges(), vec![(1, 65535)]);
-        assert!(!PortSet::all().contains(0));
     }
 }

@@ -3,7 +3,7 @@
 use super::Step;
 use super::backend::Completion;
 use super::classify::Arrival;
-use super::service::{default_mss, mss_of_mtu};
+use super::service::{SMALLEST_MSS, default_mss, mss_of_mtu};
 use super::translate::Rescale;
 use super::verdict::Side;
 use crate::wire::build::SegmentSpec;
@@ -14,7 +14,7 @@ impl Step<'_> {
     /// ACKs the server's SYN-ACK, with the early data if there is any: as much as its window takes. What is left the
     /// client sends again, for nobody has acknowledged it.
     pub(super) fn replay(&mut self, arrival: &Arrival<'_>, completion: &Completion) {
-        let (handshake, answer) = (&completion.handshake, &completion.answer);
+        let (handshake, answer) = (&completion.handshake, &completion.said.options);
         let timestamps = answer.timestamps.map(|(value, _)| (handshake.client_tsval, value));
         let ack = SegmentSpec {
             seq: handshake.client_iss.add(1),
@@ -27,7 +27,8 @@ impl Step<'_> {
         // The window of a SYN-ACK is never scaled (RFC 7323 §2.2).
         let octets_in_window = octets.get(..octets.len().min(usize::from(arrival.window))).unwrap_or(octets);
         let version = arrival.layout.network.version;
-        let mss = answer.mss.unwrap_or(default_mss(version)).min(mss_of_mtu(self.policy.mtu, version));
+        let mss = answer.mss.unwrap_or(default_mss(version)).max(SMALLEST_MSS);
+        let mss = mss.min(mss_of_mtu(self.policy.mtu, version));
         let room =
             usize::from(mss.saturating_sub(u16::try_from(ack.options.encode().octets().len()).unwrap_or(0)));
         let has_all = octets_in_window.len() == octets.len();
@@ -65,7 +66,8 @@ impl Step<'_> {
             window: told.apply(arrival.window),
             options: SynOptions {
                 timestamps: completion
-                    .answer
+                    .said
+                    .options
                     .timestamps
                     .map(|_| (handshake.cookie_ts, handshake.client_tsval)),
                 ..SynOptions::default()

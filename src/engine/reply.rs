@@ -5,6 +5,7 @@ use core::net::IpAddr;
 use super::Step;
 use super::backend::Handshake;
 use super::classify::Arrival;
+use super::flow::Flow;
 use super::verdict::Side;
 use crate::table::flow_key::FlowKey;
 use crate::wire::build::SegmentSpec;
@@ -46,7 +47,7 @@ impl Handshake {
         let octets = u32::from(self.window).wrapping_shl(u32::from(self.offer.wscale.unwrap_or(0)));
         SegmentSpec {
             seq: self.client_iss,
-            flags: Flags::SYN,
+            flags: if self.offer.ecn { Flags::SYN.with(Flags::ECE).with(Flags::CWR) } else { Flags::SYN },
             window: u16::try_from(octets).unwrap_or(u16::MAX),
             options: SynOptions {
                 mss: Some(self.offer.mss.min(mss_limit)),
@@ -80,6 +81,40 @@ impl Handshake {
 }
 
 impl Step<'_> {
+    /// Answers with RST a segment from `side` that belongs to no connection, within the service's budget.
+    pub(super) fn reset_unknown(&mut self, side: Side, arrival: &Arrival<'_>, frame: &[u8]) {
+        if !self.may_reset(arrival) {
+            return;
+        }
+        let counters = self.counters(arrival.id);
+        match side {
+            Side::Client => counters.reset_client.add(1),
+            Side::Server => counters.reset_server.add(1),
+        }
+        self.send(side, &reset_for_ack(arrival, side, frame));
+    }
+
+    /// Takes a RST that nothing but the arrival calls for out of the service's budget.
+    pub(super) fn may_reset(&self, arrival: &Arrival<'_>) -> bool {
+        self.shared.service(arrival.id).resets.take(self.now, arrival.service.budgets.reset)
+    }
+
+    /// Resets both ends of a flow that was idle for too long, each with the number that it expects (RFC 5961 §3.2).
+    pub(super) fn reset_expired(&mut self, key: &FlowKey, flow: &Flow) {
+        let counters = self.counters(flow.service);
+        if flow.server.is_known {
+            let seq = flow.server.next.sub(flow.translation.delta);
+            let to_client = bare(key, Side::Client, flow.link.reversed(), HOP_LIMIT);
+            counters.reset_client.add(1);
+            self.send(Side::Client, &SegmentSpec { seq, flags: Flags::RST, ..to_client });
+        }
+        if flow.client.is_known {
+            let to_server = bare(key, Side::Server, flow.link, HOP_LIMIT);
+            counters.reset_server.add(1);
+            self.send(Side::Server, &SegmentSpec { seq: flow.client.next, flags: Flags::RST, ..to_server });
+        }
+    }
+
     /// Originates the segment towards `side`, and counts it.
     pub(super) fn send(&mut self, side: Side, spec: &SegmentSpec<'_>) {
         if self.out.push(side, spec.room(), |buffer| spec.write(buffer)) {

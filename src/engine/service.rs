@@ -1,10 +1,14 @@
 //! What the engine knows of a service's server: what it supports, and what clients were promised in its name.
 
-use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
+use super::classify::Arrival;
+use super::grace::Grace;
 use super::policy::{ServerOptions, Service};
 use crate::cookie::Offer;
+use crate::table::budget::Budget;
 use crate::wire::frame::Version;
+use crate::wire::tcp::{Flags, Segment};
 use crate::wire::tcp_options::{MAX_WINDOW_SCALE, SynOptions};
 
 /// One service's learned options and promises; lock-free.
@@ -17,6 +21,29 @@ use crate::wire::tcp_options::{MAX_WINDOW_SCALE, SynOptions};
 pub(super) struct ServiceState {
     learned: AtomicU64,
     promised_wscale: [AtomicU8; 2],
+    /// Handshakes with the server that failed since the last that did not.
+    failures: AtomicU32,
+    pub(super) synacks: Budget,
+    pub(super) backend_syns: Budget,
+    pub(super) resets: Budget,
+    pub(super) grace: Grace,
+    pub(super) icmp: Budget,
+}
+
+/// What the server says in its SYN-ACK.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct ServerAnswer {
+    pub(super) options: SynOptions,
+    /// It takes part in ECN: ECE without CWR (RFC 3168 §6.1.1).
+    pub(super) ecn: bool,
+}
+
+impl ServerAnswer {
+    /// The answer in the server's SYN-ACK.
+    pub(super) fn of(arrival: &Arrival<'_>, frame: &[u8]) -> ServerAnswer {
+        let options = SynOptions::parse(Segment::new(frame, arrival.layout).options());
+        ServerAnswer { options, ecn: arrival.flags.has(Flags::ECE) && !arrival.flags.has(Flags::CWR) }
+    }
 }
 
 impl ServiceState {
@@ -26,7 +53,8 @@ impl ServiceState {
     }
 
     /// Notes what the server said in a SYN-ACK that answered `offer`: an option that was not offered says nothing.
-    pub(super) fn learn(&self, offer: &Offer, answer: &SynOptions) {
+    pub(super) fn learn(&self, offer: &Offer, said: &ServerAnswer) {
+        let answer = &said.options;
         let before = self.learned.load(Ordering::Relaxed);
         let mut learned = Learned::unpack(before);
         learned.mss = answer.mss.or(learned.mss);
@@ -39,15 +67,59 @@ impl ServiceState {
         if offer.timestamps {
             learned.timestamps = Some(answer.timestamps.is_some());
         }
+        if offer.ecn {
+            learned.ecn = Some(said.ecn);
+        }
         let after = learned.pack();
         if after != before {
             self.learned.store(after, Ordering::Relaxed);
         }
     }
 
+    /// Notes how a handshake with the server ended.
+    pub(super) fn note_handshake(&self, succeeded: bool) {
+        let failures = self.failures.load(Ordering::Relaxed);
+        let after = if succeeded { 0 } else { failures.saturating_add(1) };
+        if after != failures {
+            self.failures.store(after, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the server answers, as far as its last handshakes tell.
+    pub(super) fn is_up(&self) -> bool {
+        self.failures.load(Ordering::Relaxed) < FAILURES_OF_ONE_DOWN
+    }
+
     /// Forgets what was learned: the configuration speaks again.
-    pub(super) fn forget(&self) {
+    pub(super) fn unlearn(&self) {
         self.learned.store(0, Ordering::Relaxed);
+    }
+
+    /// Forgets everything about a service that is no more.
+    pub(super) fn forget(&self) {
+        self.unlearn();
+        self.failures.store(0, Ordering::Relaxed);
+        self.grace.end();
+    }
+
+    /// What was learned and promised, to be restored by [`ServiceState::restore`].
+    pub(super) fn save(&self) -> (u64, [u8; 2]) {
+        (self.learned.load(Ordering::Relaxed), [self.promised_wscale(0), self.promised_wscale(1)])
+    }
+
+    /// Takes over what an earlier run had learned, and what it promised in the name of `epoch` and the one before, as far as
+    /// cookies of those are still accepted in `present`.
+    pub(super) fn restore(&self, service: &Service, saved: (u64, [u8; 2]), epoch: u64, present: u64) {
+        let (learned, [even, odd]) = saved;
+        // Packed anew: what is no option does not get in.
+        self.learned.store(Learned::unpack(learned).pack(), Ordering::Relaxed);
+        self.promise(service, present);
+        self.promise(service, present.wrapping_add(1));
+        let promised = |epoch| if epoch & 1 == 0 { even } else { odd };
+        let is_alive = |saved: u64| saved == present || saved.wrapping_add(1) == present;
+        for saved in [epoch, epoch.wrapping_sub(1)].into_iter().filter(|saved| is_alive(*saved)) {
+            self.slot(saved).store(promised(saved).min(MAX_WINDOW_SCALE), Ordering::Release);
+        }
     }
 
     /// Fixes the promise for `epoch` before its key is used. The slot's last user, two epochs ago, is past any cookie.
@@ -85,6 +157,12 @@ pub(super) fn default_mss(version: Version) -> u16 {
     }
 }
 
+/// Smaller segments would be a header for every few octets (the attack of CVE-2019-11479).
+pub(super) const SMALLEST_MSS: u16 = 64;
+
+/// So many failed handshakes in a row are no accident: a single client's may be.
+const FAILURES_OF_ONE_DOWN: u32 = 3;
+
 /// What is promised while the server has not been seen to scale: any value will do, it is rescaled.
 const DEFAULT_WSCALE: u8 = 7;
 
@@ -95,6 +173,7 @@ struct Learned {
     wscale: Option<Option<u8>>,
     sack: Option<bool>,
     timestamps: Option<bool>,
+    ecn: Option<bool>,
 }
 
 impl Learned {
@@ -104,20 +183,30 @@ impl Learned {
             wscale: self.wscale.unwrap_or(configured.wscale),
             sack: self.sack.unwrap_or(configured.sack),
             timestamps: self.timestamps.unwrap_or(configured.timestamps),
+            ecn: self.ecn.unwrap_or(configured.ecn),
         }
     }
 
-    /// Octets from the low end: MSS (2, 0 unknown), wscale (0 unknown, 1 absent, else value + 2), SACK and timestamps
+    /// Octets from the low end: MSS (2, 0 unknown), wscale (0 unknown, 1 absent, else value + 2), SACK, timestamps and ECN
     /// (0 unknown, 1 no, 2 yes).
     fn pack(self) -> u64 {
         let wscale = self.wscale.map_or(0, |wscale| wscale.map_or(1, |value| value.saturating_add(2)));
         let tristate = |known: Option<bool>| known.map_or(0, |yes| if yes { 2 } else { 1 });
         let [high, low] = self.mss.unwrap_or(0).to_be_bytes();
-        u64::from_le_bytes([low, high, wscale, tristate(self.sack), tristate(self.timestamps), 0, 0, 0])
+        u64::from_le_bytes([
+            low,
+            high,
+            wscale,
+            tristate(self.sack),
+            tristate(self.timestamps),
+            tristate(self.ecn),
+            0,
+            0,
+        ])
     }
 
     fn unpack(packed: u64) -> Learned {
-        let [low, high, wscale, sack, timestamps, ..] = packed.to_le_bytes();
+        let [low, high, wscale, sack, timestamps, ecn, ..] = packed.to_le_bytes();
         let tristate = |octet| match octet {
             0 => None,
             octet => Some(octet == 2),
@@ -130,6 +219,7 @@ impl Learned {
             },
             sack: tristate(sack),
             timestamps: tristate(timestamps),
+            ecn: tristate(ecn),
         }
     }
 }
@@ -144,7 +234,8 @@ mod tests {
             for wscale in [None, Some(None), Some(Some(0)), Some(Some(14))] {
                 for sack in [None, Some(false), Some(true)] {
                     for timestamps in [None, Some(false), Some(true)] {
-                        let learned = Learned { mss, wscale, sack, timestamps };
+                        let ecn = sack.map(|sack| !sack);
+                        let learned = Learned { mss, wscale, sack, timestamps, ecn };
                         assert_eq!(Learned::unpack(learned.pack()), learned);
                     }
                 }
@@ -153,17 +244,37 @@ mod tests {
     }
 
     #[test]
+    fn a_server_is_down_after_three_failures_in_a_row() {
+        let state = ServiceState::default();
+        let after = |succeeded| {
+            state.note_handshake(succeeded);
+            state.is_up()
+        };
+        let expected =
+            [(false, true), (false, true), (true, true), (false, true), (false, true), (false, false)];
+        for (succeeded, is_up) in expected.into_iter().chain([(false, false), (true, true)]) {
+            assert_eq!(after(succeeded), is_up);
+        }
+    }
+
+    #[test]
     fn only_what_was_offered_is_learned() {
         let state = ServiceState::default();
         let nothing = Offer { mss: 1460, wscale: None, sack: false, timestamps: false, ecn: false };
-        state.learn(&nothing, &SynOptions { mss: Some(1400), ..SynOptions::default() });
+        let said = |options, ecn| ServerAnswer { options, ecn };
+        state.learn(&nothing, &said(SynOptions { mss: Some(1400), ..SynOptions::default() }, true));
         let learned = Learned::unpack(state.learned.load(Ordering::Relaxed));
         assert_eq!(learned, Learned { mss: Some(1400), ..Learned::default() });
-        let all = Offer { mss: 1460, wscale: Some(7), sack: true, timestamps: true, ecn: false };
-        state.learn(&all, &SynOptions { mss: None, wscale: None, sack: true, timestamps: None });
+        let all = Offer { mss: 1460, wscale: Some(7), sack: true, timestamps: true, ecn: true };
+        state.learn(&all, &said(SynOptions { sack: true, ..SynOptions::default() }, true));
         let learned = Learned::unpack(state.learned.load(Ordering::Relaxed));
-        let expected =
-            Learned { mss: Some(1400), wscale: Some(None), sack: Some(true), timestamps: Some(false) };
+        let expected = Learned {
+            mss: Some(1400),
+            wscale: Some(None),
+            sack: Some(true),
+            timestamps: Some(false),
+            ecn: Some(true),
+        };
         assert_eq!(learned, expected);
     }
 }

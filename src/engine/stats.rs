@@ -114,8 +114,24 @@ counters! {
         flows_expired,
         /// Connections let through as they are that their client never completed.
         half_open_expired,
+        /// SYNs that are signed (TCP MD5, TCP-AO): no SYN-ACK of ours can be. Such a service needs mode `off`.
+        syn_signed,
+        /// SYN-ACKs sent once more, to clients whose server is the first to send.
+        synack_repeated,
+        /// SYNs of allowed sources, let through.
+        syn_allowed,
+        /// Flows that an earlier run had saved.
+        flows_restored,
+        /// Clients' segments of no known connection that the start-up grace let through.
+        grace_passed,
+        /// Flows admitted because the server sent on them during the start-up grace; also counted as direct.
+        grace_flows,
         /// SYNs that `monitor` let through and `always` would have answered with a cookie.
         would_challenge,
+        /// ICMP errors about segments in flight, translated and passed on.
+        icmp_translated,
+        /// ICMP errors about a SYN to the server that are no reason to give up.
+        icmp_noted,
     }
 }
 

@@ -5,11 +5,11 @@ use super::Step;
 use super::backend::{Answer, Backend, Completion, FIRST_TIMEOUT, FromClient, Handshake, Timeout};
 use super::classify::Arrival;
 use super::half_open::{HalfOpen, Phase};
-use super::policy::ServiceId;
+use super::policy::{Service, ServiceId};
 use super::reply;
 use super::service::mss_of_mtu;
 use super::verdict::{DropReason, Side, Verdict};
-use crate::table::capped::Refused;
+use crate::table::capped::{Caps, Refused};
 use crate::table::early_data::EarlyData;
 use crate::table::flow_key::FlowKey;
 use crate::time::Instant;
@@ -28,9 +28,16 @@ impl Step<'_> {
         is_whole: bool,
     ) -> Verdict {
         let limits = &self.policy.limits;
+        let state = self.shared.service(arrival.id);
         let in_use = self.shared.flows.len().saturating_add(self.shared.half_open.len());
         if in_use >= limits.max_flows as usize {
             return Verdict::Drop(DropReason::FlowTableFull);
+        }
+        if !self.has_room_for_timers() {
+            return Verdict::Drop(DropReason::HalfOpenFull);
+        }
+        if !state.backend_syns.take(self.now, arrival.service.budgets.backend_syn) {
+            return Verdict::Drop(DropReason::BackendRateExceeded);
         }
         let mut early = EarlyData::new(self.shared.early_data.clone());
         let bound = usize::from(arrival.service.early_data);
@@ -44,12 +51,17 @@ impl Step<'_> {
             armed_for: Instant::ZERO,
             phase: Phase::Backend(Backend::new(handshake, early, fin)),
         };
-        let (cap, service_cap) = (limits.max_half_open as usize, arrival.service.max_half_open as usize);
-        match self.shared.half_open.admit(arrival.key, entry, cap, service_cap) {
+        match self.shared.half_open.admit(arrival.key, entry, self.half_open_caps(arrival.service)) {
             Ok(()) => {}
             Err(Refused::Full) => return Verdict::Drop(DropReason::HalfOpenFull),
+            Err(Refused::ShareFull) => return Verdict::Drop(DropReason::SourceShareFull),
             // Another worker was faster with the same ACK.
             Err(Refused::Exists) => return Verdict::Consume,
+        }
+        if self.shared.flows.with(&arrival.key, |_| ()).is_some() {
+            // Or with all of the handshake: the flow was opened, and its entry removed, since it was looked for.
+            self.shared.half_open.remove_if(&arrival.key, HalfOpen::is_backend);
+            return Verdict::Drop(DropReason::EarlyDataExceeded);
         }
         self.arm_half_open(arrival.key, deadline);
         self.counters(arrival.id).backend_syn.add(1);
@@ -68,21 +80,31 @@ impl Step<'_> {
         match verdict {
             FromClient::Settled(verdict) => Some(verdict),
             FromClient::Reset => {
-                self.shared.half_open.remove_if(&arrival.key, HalfOpen::is_backend);
                 // The server's answer will find no flow and be reset.
-                self.counters(arrival.id).backend_aborted.add(1);
+                self.abort(arrival);
                 Some(Verdict::Consume)
             }
             FromClient::Foreign => {
-                let Ok(redemption) = self.redeem(arrival, frame) else {
-                    return Some(Verdict::Drop(DropReason::OutOfWindow));
+                let redemption = match self.redeem(arrival, frame) {
+                    Ok(redemption) => redemption,
+                    Err(DropReason::CookieReplayed) => {
+                        return Some(Verdict::Drop(DropReason::CookieReplayed));
+                    }
+                    Err(_) => return Some(Verdict::Drop(DropReason::OutOfWindow)),
                 };
                 // The client has given up and opened the next connection on the tuple.
-                self.shared.half_open.remove_if(&arrival.key, HalfOpen::is_backend);
-                self.counters(arrival.id).backend_aborted.add(1);
+                self.abort(arrival);
                 Some(self.admit(arrival, frame, &redemption))
             }
         }
+    }
+
+    /// Forgets a connection that its client no longer wants.
+    fn abort(&mut self, arrival: &Arrival<'_>) {
+        if let Some(entry) = self.shared.half_open.remove_if(&arrival.key, HalfOpen::is_backend) {
+            self.spend(arrival.key, entry.client_iss());
+        }
+        self.counters(arrival.id).backend_aborted.add(1);
     }
 
     /// Handles a server's segment while its answer to our SYN is awaited; `None` if there is no such entry.
@@ -95,7 +117,8 @@ impl Step<'_> {
         match answer {
             Answer::Established(completion) => Some(self.complete(arrival, &completion)),
             Answer::Refused(handshake) => {
-                self.refuse(arrival, &handshake);
+                self.remember_refusal(&arrival.key);
+                self.refuse(arrival.id, &arrival.key, &handshake);
                 Some(Verdict::Consume)
             }
             Answer::Unexpected { resend, wants_reset } => {
@@ -115,24 +138,27 @@ impl Step<'_> {
     /// The server has answered: the flow is open, and what the client has sent meanwhile is replayed.
     fn complete(&mut self, arrival: &Arrival<'_>, completion: &Completion) -> Verdict {
         let handshake = &completion.handshake;
-        self.shared.service(arrival.id).learn(&handshake.offer, &completion.answer);
-        if handshake.offer.timestamps && completion.answer.timestamps.is_none() {
+        self.shared.service(arrival.id).note_handshake(true);
+        self.shared.service(arrival.id).learn(&handshake.offer, &completion.said);
+        if handshake.offer.timestamps && completion.said.options.timestamps.is_none() {
             return self.fail_without_timestamps(arrival, handshake);
         }
         // The flow is there before the half-open entry goes: a segment that another worker handles meanwhile finds one
         // of the two.
-        let cap = self.policy.limits.max_flows as usize;
         let flow = completion.flow(arrival, self.now);
         let deadline = flow.deadline(&self.policy.limits);
-        let admitted = self.shared.flows.admit(arrival.key, flow, cap, cap);
+        let admitted = self.shared.flows.admit(arrival.key, flow, self.flow_caps());
         let counters = self.counters(arrival.id);
         if let Some(entry) = self.shared.half_open.remove_if(&arrival.key, HalfOpen::is_backend) {
             let row = self.stats.service(Some(arrival.id));
             row.handshake.observe(self.now.since(entry.admitted));
         }
-        if admitted.is_err() {
+        if let Err(refused) = admitted {
             self.reset_both(arrival, handshake);
-            return Verdict::Drop(DropReason::FlowTableFull);
+            return Verdict::Drop(match refused {
+                Refused::ShareFull => DropReason::SourceShareFull,
+                Refused::Full | Refused::Exists => DropReason::FlowTableFull,
+            });
         }
         counters.backend_established.add(1);
         counters.flows_proxied.add(1);
@@ -162,15 +188,20 @@ impl Step<'_> {
         self.send(Side::Server, &reset);
     }
 
-    /// The server refused: so does the client's connection end, and the next SYNs are answered at once.
-    fn refuse(&mut self, arrival: &Arrival<'_>, handshake: &Handshake) {
-        self.shared.half_open.remove_if(&arrival.key, HalfOpen::is_backend);
-        let server = (arrival.key.server(), arrival.key.server_port());
-        self.shared.refused.insert(server, self.now, self.policy.limits.refused);
-        let counters = self.counters(arrival.id);
+    /// Has the next SYNs to a server that refuses answered at once.
+    pub(super) fn remember_refusal(&self, key: &FlowKey) {
+        self.shared.refused.insert((key.server(), key.server_port()), self.now, self.policy.limits.refused);
+    }
+
+    /// The server refused: so does the client's connection end.
+    pub(super) fn refuse(&mut self, service: ServiceId, key: &FlowKey, handshake: &Handshake) {
+        self.shared.half_open.remove_if(key, HalfOpen::is_backend);
+        self.reject(*key, handshake.client_iss);
+        self.shared.service(service).note_handshake(false);
+        let counters = self.counters(service);
         counters.backend_refused.add(1);
         counters.reset_client.add(1);
-        self.send(Side::Client, &handshake.reset_client(&arrival.key));
+        self.send(Side::Client, &handshake.reset_client(key));
     }
 
     /// Acts on the silence of a server: the SYN again, or the end.
@@ -183,11 +214,33 @@ impl Step<'_> {
             }
             Timeout::GiveUp(handshake) => {
                 self.shared.half_open.remove_if(key, HalfOpen::is_backend);
+                self.reject(*key, handshake.client_iss);
+                self.shared.service(service).note_handshake(false);
+                if self.policy.service(service).is_some_and(|service| service.refuse_silent) {
+                    self.remember_refusal(key);
+                }
                 counters.backend_timeout.add(1);
                 counters.reset_client.add(1);
                 self.send(Side::Client, &handshake.reset_client(key));
             }
         }
+    }
+
+    /// How many half-open entries there may be, of `service` and in all.
+    pub(super) fn half_open_caps(&self, service: &Service) -> Caps {
+        let limits = &self.policy.limits;
+        Caps {
+            all: limits.max_half_open as usize,
+            group: service.max_half_open as usize,
+            share: limits.max_half_open_per_source as usize,
+        }
+    }
+
+    /// How many flows there may be.
+    pub(super) fn flow_caps(&self) -> Caps {
+        let limits = &self.policy.limits;
+        let all = limits.max_flows as usize;
+        Caps { all, group: all, share: limits.max_flows_per_source as usize }
     }
 
     fn send_syn(&mut self, key: &FlowKey, handshake: &Handshake) {

@@ -5,8 +5,9 @@
 
 use super::Step;
 use super::backend::Timeout;
+use super::flow::FlowState;
 use super::half_open::Phase;
-use super::policy::ServiceId;
+use super::policy::{Mode, Service, ServiceId};
 use crate::table::flow_key::FlowKey;
 use crate::table::timers::Due;
 use crate::time::Instant;
@@ -32,6 +33,15 @@ impl Step<'_> {
             TimerKind::HalfOpen => self.half_open_timeout(due),
             TimerKind::Flow => self.flow_timeout(due),
         }
+    }
+
+    /// Whether one more entry may be admitted and arm its timers. Every entry has one that counts; those that it has
+    /// superseded, or that an entry left behind which was removed early, linger until they come up: as many again at
+    /// the most, or somebody who opens and aborts connections without end would fill the memory with them.
+    pub(super) fn has_room_for_timers(&self) -> bool {
+        let limits = &self.policy.limits;
+        let entries = u64::from(limits.max_flows).saturating_add(u64::from(limits.max_half_open));
+        (self.timers.len() as u64) < entries.saturating_mul(2)
     }
 
     /// Arms the timer of a half-open entry.
@@ -92,10 +102,19 @@ impl Step<'_> {
         if is_due != Some(true) {
             return;
         }
-        if let Some(flow) = self.shared.flows.remove_if(&due.key, |flow| flow.deadline(limits) <= now)
-            && !flow.state.is_over()
-        {
+        let Some(flow) = self.shared.flows.remove_if(&due.key, |flow| flow.deadline(limits) <= now) else {
+            return;
+        };
+        if flow.state == FlowState::Reset && !flow.is_direct {
+            // All other timeouts outlast a cookie of the default epoch.
+            self.spend(due.key, flow.client_iss);
+        }
+        if !flow.state.is_over() {
             self.counters(flow.service).flows_expired.add(1);
+            let is_in_force = |service: &Service| service.mode == Mode::Always;
+            if limits.reset_expired && self.policy.service(flow.service).is_some_and(is_in_force) {
+                self.reset_expired(&due.key, &flow);
+            }
         }
     }
 }

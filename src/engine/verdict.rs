@@ -113,6 +113,26 @@ drop_reasons! {
     FlowTableFull => "flow_table_full",
     /// An answer of the server that fits no SYN of ours.
     UnexpectedAnswer => "unexpected_answer",
+    /// A packet longer than the other link carries.
+    TooBig => "too_big",
+    /// The operator denies this source.
+    Denied => "denied",
+    /// A SYN beyond the service's budget of SYN-ACKs.
+    SynRateExceeded => "syn_rate_exceeded",
+    /// A SYN beyond the budget of SYN-ACKs to its source prefix.
+    SourceRateExceeded => "source_rate_exceeded",
+    /// A valid cookie beyond the service's budget of SYNs to the server: the client tries again.
+    BackendRateExceeded => "backend_rate_exceeded",
+    /// A SYN to a server that refuses, beyond the budget of RSTs.
+    ResetRateExceeded => "reset_rate_exceeded",
+    /// The source prefix holds its share of the table.
+    SourceShareFull => "source_share_full",
+    /// One of two ends that answer each other's empty ACKs for ever.
+    AckStorm => "ack_storm",
+    /// An ICMP error about no segment that is in flight.
+    IcmpUnmatched => "icmp_unmatched",
+    /// ICMP errors about a service's segments, more than any path has reason to report.
+    IcmpRateExceeded => "icmp_rate_exceeded",
 }
 
 /// The frames that the engine originates while it handles an input, in order, ready to send.

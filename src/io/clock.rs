@@ -1,5 +1,7 @@
 //! The only clock of the packet path.
 
+use std::time::Duration;
+
 use crate::time::Instant;
 
 /// Says what time it is.
@@ -8,8 +10,8 @@ pub trait Clock {
     fn now(&self) -> Instant;
 }
 
-/// The system's monotonic clock, counted from the moment the value was made. Copies share their origin, so workers that
-/// are handed copies of one clock agree on the time.
+/// The system's monotonic clock; it says `BEFORE` when the value is made. Copies share their origin, so workers that are
+/// handed copies of one clock agree on the time.
 #[derive(Clone, Copy, Debug)]
 pub struct MonotonicClock {
     origin: std::time::Instant,
@@ -30,9 +32,12 @@ impl Default for MonotonicClock {
 
 impl Clock for MonotonicClock {
     fn now(&self) -> Instant {
-        Instant::ZERO.after(read_clock().saturating_duration_since(self.origin))
+        Instant::ZERO.after(BEFORE).after(read_clock().saturating_duration_since(self.origin))
     }
 }
+
+/// What an earlier run saved was last used before this one's clock began: a year is left for it.
+const BEFORE: Duration = Duration::from_secs(366 * 86_400);
 
 #[expect(clippy::disallowed_methods, reason = "the one place where time enters")]
 fn read_clock() -> std::time::Instant {

@@ -1,4 +1,4 @@
-//! A concurrent map with a cap in all and one per group.
+//! A concurrent map with a cap in all, one per group, and one per source prefix.
 //!
 //! Both tables of the engine are of this kind: half-open entries, grouped by service, and flows, grouped by state. The
 //! groups' counts are atomics beside the map, so that a cap is decided and a gauge read without walking anything.
@@ -9,6 +9,7 @@ use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 
 use super::flow_key::{FlowKey, TableHasher};
+use super::shares::Shares;
 
 /// A value that belongs to a group; the group may change while it is in the map.
 pub trait Grouped {
@@ -23,6 +24,19 @@ pub enum Refused {
     Exists,
     /// The map or the group is full.
     Full,
+    /// The client's prefix holds its share.
+    ShareFull,
+}
+
+/// How many entries there may be.
+#[derive(Clone, Copy, Debug)]
+pub struct Caps {
+    /// In all.
+    pub all: usize,
+    /// In the group.
+    pub group: usize,
+    /// Of one source prefix (IPv4 /24, IPv6 /64).
+    pub share: usize,
 }
 
 /// The map. Methods hold at most one shard's lock, and none when they return.
@@ -30,6 +44,7 @@ pub struct CappedMap<V> {
     map: DashMap<FlowKey, V, TableHasher>,
     len: AtomicUsize,
     groups: Box<[AtomicUsize]>,
+    shares: Shares,
 }
 
 impl<V: Grouped> CappedMap<V> {
@@ -38,6 +53,7 @@ impl<V: Grouped> CappedMap<V> {
         // Many shards: two workers rarely meet in one, and growing one moves little at a time.
         const SHARDS: usize = 256;
         CappedMap {
+            shares: Shares::new(hasher.clone()),
             map: DashMap::with_capacity_and_hasher_and_shard_amount(0, hasher, SHARDS),
             len: AtomicUsize::new(0),
             groups: (0..groups).map(|_| AtomicUsize::new(0)).collect(),
@@ -59,31 +75,57 @@ impl<V: Grouped> CappedMap<V> {
         self.groups.get(group).map_or(0, |count| count.load(Ordering::Acquire))
     }
 
-    /// Admits `value` under `key` if the map holds fewer than `cap` entries and its group fewer than `group_cap`.
+    /// Admits `value` under `key` if fewer entries than `caps` allow are there: in all, in its group, and of the client's
+    /// prefix.
     ///
     /// # Errors
     /// [`Refused`], and nothing is changed.
-    pub fn admit(&self, key: FlowKey, value: V, cap: usize, group_cap: usize) -> Result<(), Refused> {
-        let group = self.groups.get(value.group()).ok_or(Refused::Full)?;
-        // Places are taken before the look-up, so that two workers cannot share the last one.
-        if !take(&self.len, cap) {
-            return Err(Refused::Full);
-        }
-        if !take(group, group_cap) {
-            give(&self.len);
-            return Err(Refused::Full);
-        }
+    pub fn admit(&self, key: FlowKey, value: V, caps: Caps) -> Result<(), Refused> {
+        let group = value.group();
+        self.take_places(&key, group, caps)?;
         match self.map.entry(key) {
             Entry::Vacant(vacant) => {
                 vacant.insert(value);
                 Ok(())
             }
             Entry::Occupied(_) => {
-                give(group);
-                give(&self.len);
+                self.give_places(&key, group);
                 Err(Refused::Exists)
             }
         }
+    }
+
+    /// Places are taken before the look-up, so that two workers cannot share the last one.
+    fn take_places(&self, key: &FlowKey, group: usize, caps: Caps) -> Result<(), Refused> {
+        let group = self.groups.get(group).ok_or(Refused::Full)?;
+        if !take(&self.len, caps.all) {
+            return Err(Refused::Full);
+        }
+        if !take(group, caps.group) {
+            give(&self.len);
+            return Err(Refused::Full);
+        }
+        if !self.shares.take(key.client(), caps.share) {
+            give(group);
+            give(&self.len);
+            return Err(Refused::ShareFull);
+        }
+        Ok(())
+    }
+
+    fn give_places(&self, key: &FlowKey, group: usize) {
+        if let Some(group) = self.groups.get(group) {
+            give(group);
+        }
+        give(&self.len);
+        self.shares.give(key.client());
+    }
+
+    /// Calls `f` with every entry, a shard at a time: an entry that comes or goes meanwhile may be missed. `f` must not touch
+    /// this map. Takes time in proportion to the entries, so never on the packet path; whoever needs an entry of the shard
+    /// under way waits until that shard, one of 256, is done.
+    pub fn for_each(&self, mut f: impl FnMut(&FlowKey, &V)) {
+        self.map.iter().for_each(|entry| f(entry.key(), entry.value()));
     }
 
     /// Calls `f` with the entry under `key`; `None` if there is none. `f` must not touch this map.
@@ -107,10 +149,7 @@ impl<V: Grouped> CappedMap<V> {
             return None;
         }
         let (_, value) = self.map.remove_if(key, |_, value| condition(value))?;
-        if let Some(group) = self.groups.get(value.group()) {
-            give(group);
-        }
-        give(&self.len);
+        self.give_places(key, value.group());
         Some(value)
     }
 
@@ -152,6 +191,10 @@ mod tests {
         FlowKey::new(IpAddr::from([198, 18, 0, 1]), port, IpAddr::from([198, 18, 255, 2]), 80)
     }
 
+    fn caps(all: usize, group: usize) -> Caps {
+        Caps { all, group, share: usize::MAX }
+    }
+
     fn map() -> CappedMap<Value> {
         CappedMap::new(TableHasher::new([1, 2]), 3)
     }
@@ -159,20 +202,41 @@ mod tests {
     #[test]
     fn caps_hold_in_all_and_per_group_and_refusal_changes_nothing() {
         let map = map();
-        assert_eq!(map.admit(key(1), Value(0), 3, 2), Ok(()));
-        assert_eq!(map.admit(key(2), Value(0), 3, 2), Ok(()));
-        assert_eq!(map.admit(key(3), Value(0), 3, 2), Err(Refused::Full));
-        assert_eq!(map.admit(key(1), Value(1), 3, 2), Err(Refused::Exists));
-        assert_eq!(map.admit(key(3), Value(1), 3, 2), Ok(()));
-        assert_eq!(map.admit(key(4), Value(1), 3, 2), Err(Refused::Full));
-        assert_eq!(map.admit(key(4), Value(3), 9, 9), Err(Refused::Full), "a group that does not exist");
+        assert_eq!(map.admit(key(1), Value(0), caps(3, 2)), Ok(()));
+        assert_eq!(map.admit(key(2), Value(0), caps(3, 2)), Ok(()));
+        assert_eq!(map.admit(key(3), Value(0), caps(3, 2)), Err(Refused::Full));
+        assert_eq!(map.admit(key(1), Value(1), caps(3, 2)), Err(Refused::Exists));
+        assert_eq!(map.admit(key(3), Value(1), caps(3, 2)), Ok(()));
+        assert_eq!(map.admit(key(4), Value(1), caps(3, 2)), Err(Refused::Full));
+        assert_eq!(
+            map.admit(key(4), Value(3), caps(9, 9)),
+            Err(Refused::Full),
+            "a group that does not exist"
+        );
         assert_eq!((map.len(), map.group_len(0), map.group_len(1), map.group_len(2)), (3, 2, 1, 0));
+    }
+
+    #[test]
+    fn a_source_prefix_holds_its_share_and_no_more() {
+        let map = map();
+        let from = |third: u8, port| {
+            FlowKey::new(IpAddr::from([198, 18, third, 1]), port, IpAddr::from([198, 18, 255, 2]), 80)
+        };
+        let share = Caps { share: 2, ..caps(9, 9) };
+        assert_eq!(map.admit(from(1, 1), Value(0), share), Ok(()));
+        assert_eq!(map.admit(from(1, 2), Value(1), share), Ok(()));
+        assert_eq!(map.admit(from(1, 2), Value(1), Caps { share: 3, ..share }), Err(Refused::Exists));
+        assert_eq!(map.admit(from(1, 3), Value(0), share), Err(Refused::ShareFull));
+        assert_eq!(map.admit(from(2, 3), Value(0), share), Ok(()));
+        assert_eq!((map.len(), map.group_len(0), map.group_len(1)), (3, 2, 1));
+        assert!(map.remove_if(&from(1, 1), |_| true).is_some());
+        assert_eq!(map.admit(from(1, 3), Value(0), share), Ok(()));
     }
 
     #[test]
     fn counts_follow_a_change_of_group_and_a_removal() {
         let map = map();
-        map.admit(key(1), Value(0), 9, 9).unwrap();
+        map.admit(key(1), Value(0), caps(9, 9)).unwrap();
         assert_eq!(map.with(&key(1), |value| std::mem::replace(&mut value.0, 2)), Some(0));
         assert_eq!((map.group_len(0), map.group_len(2)), (0, 1));
         assert!(map.with(&key(2), |_| ()).is_none());
@@ -189,7 +253,7 @@ mod tests {
                 let map = &map;
                 scope.spawn(move || {
                     for port in start..start + 5_000 {
-                        let _ = map.admit(key(port), Value(0), 100, 100);
+                        let _ = map.admit(key(port), Value(0), caps(100, 100));
                         if port % 3 == 0 {
                             map.remove_if(&key(port), |_| true);
                         }

@@ -18,79 +18,104 @@ pub struct RecentSet {
 }
 
 impl RecentSet {
-    /// An empty set.
-    pub fn new(hasher: TableHasher) -> RecentSet {
+    /// An empty set of at most 2^`log2_slots` items.
+    pub fn new(hasher: TableHasher, log2_slots: u32) -> RecentSet {
+        let slots = 1usize << log2_slots.min(MAX_LOG2_SLOTS);
         RecentSet {
             hasher,
             last_end: AtomicU64::new(0),
-            slots: (0..SLOTS).map(|_| AtomicU64::new(0)).collect(),
+            slots: (0..slots).map(|_| AtomicU64::new(0)).collect(),
         }
     }
 
-    /// Remembers `item` for `life` from `now` on; at most 12 days.
+    /// Remembers `item` for `life` from `now` on.
     pub fn insert(&self, item: impl Hash, now: Instant, life: Duration) {
         let (slot, tag) = self.place(item);
-        let end = now.after(life.min(MAX_LIFE));
+        let end = now.after(life);
         self.last_end.fetch_max(end.as_nanos(), Ordering::Relaxed);
-        let end = millis(end);
-        slot.store(u64::from(tag) << 32 | u64::from(end), Ordering::Relaxed);
+        slot.store(tag << END_BITS | millis(end), Ordering::Relaxed);
     }
 
-    /// Whether `item` was inserted and its life is not over at `now`.
-    pub fn contains(&self, item: impl Hash, now: Instant) -> bool {
+    /// Whether `item` was inserted and its life is not over at `now`; `life` is what items are inserted for. What would
+    /// live longer is from beyond a leap of the clock.
+    pub fn contains(&self, item: impl Hash, now: Instant, life: Duration) -> bool {
         if now.as_nanos() >= self.last_end.load(Ordering::Relaxed) {
             return false;
         }
         let (slot, tag) = self.place(item);
         let value = slot.load(Ordering::Relaxed);
-        let end = (value & 0xffff_ffff) as u32;
-        let left = end.wrapping_sub(millis(now));
-        // Milliseconds modulo 2^32; more than half the circle ahead means that the end is past.
-        value >> 32 == u64::from(tag) && left != 0 && left < 1 << 31
+        let end = value & END_MASK;
+        value >> END_BITS == tag && millis(now) < end && end <= millis(now.after(life))
     }
 
-    fn place(&self, item: impl Hash) -> (&AtomicU64, u32) {
+    fn place(&self, item: impl Hash) -> (&AtomicU64, u64) {
         let hash = self.hasher.hash_one(item);
-        let index = (hash as usize) & (SLOTS - 1);
+        let index = (hash as usize) & self.slots.len().saturating_sub(1);
         // The tag is never 0, which is what an empty slot holds.
-        let tag = (hash >> 32) as u32 | 1;
+        let tag = hash >> END_BITS | 1;
         #[expect(clippy::indexing_slicing, reason = "the index is masked to the number of slots")]
         (&self.slots[index], tag)
     }
 }
 
-const SLOTS: usize = 4096;
-const MAX_LIFE: Duration = Duration::from_secs(1 << 20);
+const MAX_LOG2_SLOTS: u32 = 24;
+/// Milliseconds of an item's end: 34 years before they wrap. The rest of 64 bits tells items of one slot apart.
+const END_BITS: u32 = 40;
+const END_MASK: u64 = (1 << END_BITS) - 1;
 
-fn millis(at: Instant) -> u32 {
-    ((at.as_nanos() / 1_000_000) & 0xffff_ffff) as u32
+fn millis(at: Instant) -> u64 {
+    (at.as_nanos() / 1_000_000) & END_MASK
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const LIFE: Duration = Duration::from_secs(1);
+
+    /// Row 80.
     #[test]
     fn items_live_for_their_time_also_across_the_wrap_of_the_clock() {
-        let set = RecentSet::new(TableHasher::new([1, 2]));
+        let set = RecentSet::new(TableHasher::new([1, 2]), 12);
         let wrap = Instant::from_nanos((1u64 << 32) * 1_000_000);
         for start in [
             Instant::ZERO,
             Instant::from_nanos(wrap.as_nanos() - 500_000_000),
             wrap.after(Duration::from_secs(9)),
         ] {
-            set.insert(("a", 1), start, Duration::from_secs(1));
-            assert!(set.contains(("a", 1), start));
-            assert!(set.contains(("a", 1), start.after(Duration::from_millis(999))));
-            assert!(!set.contains(("a", 1), start.after(Duration::from_secs(1))));
-            assert!(!set.contains(("a", 1), start.after(Duration::from_secs(3600))));
-            assert!(!set.contains(("b", 1), start));
+            set.insert(("a", 1), start, LIFE);
+            assert!(set.contains(("a", 1), start, LIFE));
+            assert!(set.contains(("a", 1), start.after(Duration::from_millis(999)), LIFE));
+            assert!(!set.contains(("a", 1), start.after(Duration::from_secs(1)), LIFE));
+            assert!(!set.contains(("a", 1), start.after(Duration::from_secs(3600)), LIFE));
+            assert!(!set.contains(("b", 1), start, LIFE));
         }
     }
 
     #[test]
+    fn what_is_over_stays_over_for_months_while_others_come_and_go() {
+        let set = RecentSet::new(TableHasher::new([1, 2]), 12);
+        let start = Instant::from_nanos(7);
+        set.insert("old", start, LIFE);
+        for day in 1..200u64 {
+            let now = start.after(Duration::from_secs(day * 86_400));
+            set.insert("new", now, LIFE);
+            assert!(set.contains("new", now, LIFE) && !set.contains("old", now, LIFE), "day {day}");
+        }
+    }
+
+    #[test]
+    fn a_clock_that_falls_back_a_day_prolongs_no_life() {
+        let set = RecentSet::new(TableHasher::new([1, 2]), 12);
+        let day = Instant::from_nanos(86_400_000_000_000);
+        set.insert("a", day, LIFE);
+        assert!(set.contains("a", day, LIFE));
+        assert!(!set.contains("a", Instant::from_nanos(5), LIFE));
+    }
+
+    #[test]
     fn an_empty_set_contains_nothing() {
-        let set = RecentSet::new(TableHasher::new([1, 2]));
-        assert!((0..10_000u32).all(|item| !set.contains(item, Instant::ZERO)));
+        let set = RecentSet::new(TableHasher::new([1, 2]), 12);
+        assert!((0..10_000u32).all(|item| !set.contains(item, Instant::ZERO, LIFE)));
     }
 }

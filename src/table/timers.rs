@@ -59,9 +59,8 @@ impl<K: Copy> Timers<K> {
     /// Arms a timer for `at`, or for the horizon if that is nearer, and returns which: the entry keeps it to recognise
     /// its timer. It fires at the first whole tick not before that time.
     pub fn arm(&mut self, key: FlowKey, kind: K, now: Instant, at: Instant) -> Instant {
-        if self.armed == 0 {
-            self.cursor = self.cursor.max(slot(now));
-        }
+        // A clock that fell back must not leave new timers waiting until it is where it was.
+        self.cursor = if self.armed == 0 { slot(now) } else { self.cursor.min(slot(now)) };
         let armed_for = at.min(now.after(HORIZON));
         let due = Due { key, kind, armed_for };
         let index = match self.nodes.get_mut(self.free as usize) {
@@ -92,11 +91,11 @@ impl<K: Copy> Timers<K> {
     pub fn pop_due(&mut self, now: Instant) -> Option<Due<K>> {
         let present = slot(now);
         if self.armed == 0 {
-            self.cursor = self.cursor.max(present);
+            self.cursor = present;
             return None;
         }
-        // After a leap of the clock one turn visits every slot.
-        self.cursor = self.cursor.max(present.saturating_sub(SLOTS as u64 - 1));
+        // After a leap of the clock one turn visits every slot, whichever way it went.
+        self.cursor = self.cursor.clamp(present.saturating_sub(SLOTS as u64 - 1), present);
         while self.cursor <= present {
             let head = self.slots.get_mut(ring(self.cursor))?;
             if let Some(node) = self.nodes.get_mut(*head as usize) {
@@ -192,6 +191,20 @@ mod tests {
         assert_eq!(timers.pop_due(at(0)), None, "a clock that steps back finds nothing and breaks nothing");
         timers.arm(key(7), (), day, day);
         assert_eq!(timers.pop_due(day).map(|due| due.key), Some(key(7)));
+    }
+
+    #[test]
+    fn a_clock_that_fell_back_serves_new_timers_in_time_and_old_ones_within_a_turn() {
+        let mut timers = Timers::new(at(86_400_000));
+        timers.arm(key(1), (), at(86_400_000), at(86_401_000));
+        timers.arm(key(2), (), at(5_000), at(6_000));
+        assert_eq!(timers.pop_due(at(5_999)).map(|due| due.key).filter(|found| *found == key(2)), None);
+        let mut due = Vec::new();
+        for millis in (6_000..6_000 + 16_384).step_by(8) {
+            due.extend(std::iter::from_fn(|| timers.pop_due(at(millis))).map(|due| (due.key, millis)));
+        }
+        assert!(due.contains(&(key(2), 6_000)), "{due:?}");
+        assert_eq!((due.iter().filter(|(found, _)| *found == key(1)).count(), timers.len()), (1, 0));
     }
 
     #[test]

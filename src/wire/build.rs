@@ -2,7 +2,7 @@
 
 use core::net::IpAddr;
 
-use pnet_packet::ip::IpNextHeaderProtocols;
+use pnet_packet::ip::{IpNextHeaderProtocol, IpNextHeaderProtocols};
 use pnet_packet::ipv4::MutableIpv4Packet;
 use pnet_packet::ipv6::MutableIpv6Packet;
 use pnet_packet::tcp::MutableTcpPacket;
@@ -67,42 +67,13 @@ impl SegmentSpec<'_> {
         let options = self.options.encode();
         let tcp_len =
             tcp::MIN_HEADER_LEN.saturating_add(options.octets().len()).saturating_add(self.payload.len());
-        let ip_len = match (self.source, self.destination) {
-            (IpAddr::V4(source), IpAddr::V4(destination)) => {
-                let total = u16::try_from(ipv4::MIN_HEADER_LEN.saturating_add(tcp_len)).ok()?;
-                let mut ip = MutableIpv4Packet::new(packet)?;
-                ip.set_version(4);
-                ip.set_header_length(5);
-                ip.set_dscp(0);
-                ip.set_ecn(0);
-                ip.set_total_length(total);
-                // An atomic datagram: its identification is never used (RFC 6864 §4.1).
-                ip.set_identification(0);
-                ip.set_flags(pnet_packet::ipv4::Ipv4Flags::DontFragment);
-                ip.set_fragment_offset(0);
-                ip.set_ttl(self.hop_limit);
-                ip.set_next_level_protocol(IpNextHeaderProtocols::Tcp);
-                ip.set_source(source);
-                ip.set_destination(destination);
-                ip.set_checksum(0);
-                let sum = checksum::sum(packet.get(..ipv4::MIN_HEADER_LEN)?);
-                MutableIpv4Packet::new(packet)?.set_checksum(!sum);
-                ipv4::MIN_HEADER_LEN
-            }
-            (IpAddr::V6(source), IpAddr::V6(destination)) => {
-                let mut ip = MutableIpv6Packet::new(packet)?;
-                ip.set_version(6);
-                ip.set_traffic_class(0);
-                ip.set_flow_label(0);
-                ip.set_payload_length(u16::try_from(tcp_len).ok()?);
-                ip.set_next_header(IpNextHeaderProtocols::Tcp);
-                ip.set_hop_limit(self.hop_limit);
-                ip.set_source(source);
-                ip.set_destination(destination);
-                ipv6::HEADER_LEN
-            }
-            _ => return None,
-        };
+        let ip_len = write_ip(
+            packet,
+            (self.source, self.destination),
+            IpNextHeaderProtocols::Tcp,
+            self.hop_limit,
+            tcp_len,
+        )?;
         let segment = packet.get_mut(ip_len..ip_len.saturating_add(tcp_len))?;
         self.write_tcp(segment, &options)?;
         Some(link.len().saturating_add(ip_len).saturating_add(tcp_len))
@@ -137,8 +108,57 @@ impl SegmentSpec<'_> {
     }
 }
 
+/// Writes the IP header of an atomic packet with `payload_len` octets behind it; its length, or `None` if it does not fit
+/// or the addresses are of two families.
+pub(super) fn write_ip(
+    packet: &mut [u8],
+    (source, destination): (IpAddr, IpAddr),
+    protocol: IpNextHeaderProtocol,
+    hop_limit: u8,
+    payload_len: usize,
+) -> Option<usize> {
+    match (source, destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            let total = u16::try_from(ipv4::MIN_HEADER_LEN.saturating_add(payload_len)).ok()?;
+            let mut ip = MutableIpv4Packet::new(packet)?;
+            ip.set_version(4);
+            ip.set_header_length(5);
+            ip.set_dscp(0);
+            ip.set_ecn(0);
+            ip.set_total_length(total);
+            // An atomic datagram: its identification is never used (RFC 6864 §4.1).
+            ip.set_identification(0);
+            ip.set_flags(pnet_packet::ipv4::Ipv4Flags::DontFragment);
+            ip.set_fragment_offset(0);
+            ip.set_ttl(hop_limit);
+            ip.set_next_level_protocol(protocol);
+            ip.set_source(source);
+            ip.set_destination(destination);
+            ip.set_checksum(0);
+            let sum = checksum::sum(packet.get(..ipv4::MIN_HEADER_LEN)?);
+            MutableIpv4Packet::new(packet)?.set_checksum(!sum);
+            Some(ipv4::MIN_HEADER_LEN)
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            let mut ip = MutableIpv6Packet::new(packet)?;
+            ip.set_version(6);
+            ip.set_traffic_class(0);
+            ip.set_flow_label(0);
+            ip.set_payload_length(u16::try_from(payload_len).ok()?);
+            ip.set_next_header(protocol);
+            ip.set_hop_limit(hop_limit);
+            ip.set_source(source);
+            ip.set_destination(destination);
+            Some(ipv6::HEADER_LEN)
+        }
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::wire::frame::{self, Parsed};
     use crate::wire::tcp::{Segment, SegmentMut};
@@ -198,6 +218,96 @@ mod tests {
         }
     }
 
+    fn any_spec() -> impl Strategy<Value = (SegmentSpec<'static>, Vec<u8>, usize)> {
+        let addresses = prop_oneof![
+            any::<([u8; 4], [u8; 4])>().prop_map(|(a, b)| (IpAddr::from(a), IpAddr::from(b))),
+            any::<([u8; 16], [u8; 16])>().prop_map(|(a, b)| (IpAddr::from(a), IpAddr::from(b))),
+        ];
+        let numbers = any::<(u8, u16, u16, u32, Option<u32>, u8, u16, Option<u16>)>();
+        let options = any::<(Option<u16>, Option<u8>, bool, Option<(u32, u32)>)>();
+        let payload = proptest::collection::vec(any::<u8>(), 0..100);
+        (addresses, numbers, options, payload, 0..3usize).prop_map(|(addresses, n, o, payload, tags)| {
+            let (hop_limit, source_port, destination_port, seq, ack, flags, window, urgent) = n;
+            let ethertype = if addresses.0.is_ipv4() { ethernet::IPV4 } else { ethernet::IPV6 };
+            let mut link = vec![7; 12];
+            (0..tags).for_each(|_| link.extend([0x81, 0, 0, 9]));
+            link.extend(ethertype.to_be_bytes());
+            let spec = SegmentSpec {
+                link: LinkHeader::of(&link, link.len()),
+                source: addresses.0,
+                destination: addresses.1,
+                hop_limit,
+                source_port,
+                destination_port,
+                seq: SeqNumber(seq),
+                ack: ack.map(SeqNumber),
+                // ACK and URG follow from the fields.
+                flags: Flags(flags & 0b1100_1111),
+                window,
+                urgent,
+                options: SynOptions {
+                    mss: o.0,
+                    wscale: o.1.map(|scale| scale % 15),
+                    sack: o.2,
+                    timestamps: o.3,
+                },
+                payload: &[],
+            };
+            (spec, payload, tags)
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn any_segment_is_parsed_as_it_was_built((spec, payload, tags) in any_spec()) {
+            let spec = SegmentSpec { payload: &payload, ..spec };
+            let frame = build(&spec);
+            prop_assert!(frame.len() <= spec.room());
+            let Parsed::Tcp(layout) = frame::parse(&frame) else { panic!("{frame:x?}") };
+            prop_assert!(layout.has_valid_tcp_checksum(&frame) && layout.has_valid_ip_checksum(&frame));
+            prop_assert_eq!((layout.network.offset, layout.end, layout.is_fragment), (14 + 4 * tags, frame.len(), false));
+            let network = layout.network;
+            prop_assert_eq!((network.source(&frame), network.destination(&frame)), (spec.source, spec.destination));
+            prop_assert_eq!(network.hop_limit(&frame), spec.hop_limit);
+            let segment = Segment::new(&frame, layout);
+            prop_assert_eq!(
+                (segment.source_port(), segment.destination_port()),
+                (spec.source_port, spec.destination_port)
+            );
+            prop_assert_eq!((segment.seq(), segment.ack()), (spec.seq, spec.ack.unwrap_or_default()));
+            prop_assert_eq!(segment.flags().has(Flags::ACK), spec.ack.is_some());
+            prop_assert_eq!(segment.flags().has(Flags::URG), spec.urgent.is_some());
+            prop_assert_eq!(segment.flags().0 & 0b1100_1111, spec.flags.0);
+            prop_assert_eq!(segment.window(), spec.window);
+            prop_assert_eq!(SynOptions::parse(segment.options()), spec.options);
+            prop_assert_eq!(segment.payload(), &payload[..]);
+        }
+
+        #[test]
+        fn any_edits_keep_the_checksum_valid(
+            (spec, payload, _) in any_spec(),
+            edits in proptest::collection::vec((0..5u8, any::<u32>(), 0..40usize, 0..40usize), 0..6),
+        ) {
+            let spec = SegmentSpec { payload: &payload, ..spec };
+            let mut frame = build(&spec);
+            let Parsed::Tcp(layout) = frame::parse(&frame) else { panic!("{frame:x?}") };
+            let room = layout.payload - layout.tcp - 20;
+            let mut segment = SegmentMut::new(&mut frame, layout);
+            for (kind, value, at, len) in edits {
+                match kind {
+                    0 => segment.set_seq(SeqNumber(value)),
+                    1 => segment.set_ack(SeqNumber(value)),
+                    2 => segment.set_window(value as u16),
+                    3 if room >= 4 => segment.add_in_options(at % (room - 3), value),
+                    _ => segment.erase_in_options(at, len),
+                }
+            }
+            segment.finish(&Default::default());
+            prop_assert!(layout.has_valid_tcp_checksum(&frame));
+            prop_assert_eq!(&frame[layout.payload..], &payload[..]);
+        }
+    }
+
     #[test]
     fn a_buffer_that_is_too_small_gets_nothing() {
         let spec = spec(true, b"hello");
@@ -206,6 +316,7 @@ mod tests {
         assert_eq!(spec.write(&mut []), 0);
     }
 
+    /// Row 54.
     #[test]
     fn edits_keep_a_complete_checksum_valid_and_leave_a_partial_one() {
         use crate::wire::buffer::Offload;

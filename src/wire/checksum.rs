@@ -16,6 +16,12 @@ pub fn sum(bytes: &[u8]) -> u16 {
 
 /// The sum of the pseudo-header of a TCP segment of `len` octets (RFC 9293 §3.1, RFC 8200 §8.1).
 pub fn pseudo_header(source: IpAddr, destination: IpAddr, len: usize) -> u16 {
+    const PROTOCOL_TCP: u8 = 6;
+    pseudo_header_of(PROTOCOL_TCP, source, destination, len)
+}
+
+/// The sum of the pseudo-header of `len` octets of another protocol.
+pub fn pseudo_header_of(protocol: u8, source: IpAddr, destination: IpAddr, len: usize) -> u16 {
     let addresses = match (source, destination) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
             add(sum(&source.octets()), sum(&destination.octets()))
@@ -26,8 +32,7 @@ pub fn pseudo_header(source: IpAddr, destination: IpAddr, len: usize) -> u16 {
         // No packet has addresses of two families; the sum of nothing is as good as any.
         _ => 0,
     };
-    const PROTOCOL_TCP: u64 = 6;
-    fold(u64::from(addresses).wrapping_add(PROTOCOL_TCP).wrapping_add(len as u64))
+    fold(u64::from(addresses).wrapping_add(u64::from(protocol)).wrapping_add(len as u64))
 }
 
 /// Adds two one's complement sums.
@@ -97,6 +102,12 @@ mod tests {
     }
 
     #[test]
+    fn the_last_carry_of_a_carry_is_folded_too() {
+        assert_eq!(fold(0x0001_0000_ffff_ffff), 1);
+        assert_eq!(fold(u64::MAX), 0xffff);
+    }
+
+    #[test]
     fn pseudo_header_of_both_families() {
         let v4 = pseudo_header("198.18.0.1".parse().unwrap(), "198.18.0.2".parse().unwrap(), 20);
         let mut octets = vec![198, 18, 0, 1, 198, 18, 0, 2, 0, 6, 0, 20];
@@ -110,6 +121,7 @@ mod tests {
     }
 
     proptest! {
+        /// Row 54.
         #[test]
         fn update_equals_recomputation(
             mut bytes in proptest::collection::vec(any::<u8>(), 12..120),
@@ -125,6 +137,42 @@ mod tests {
                 update.replace_u32(at % 2 == 1, old, new);
             }
             prop_assert_eq!(update.apply(checksum), !sum(&bytes));
+        }
+
+        #[test]
+        fn words_and_double_words_may_change_in_one_update(
+            mut bytes in proptest::collection::vec(any::<u8>(), 12..120),
+            edits in proptest::collection::vec((any::<prop::sample::Index>(), any::<u32>(), any::<bool>()), 1..8),
+        ) {
+            bytes[0] |= 1;
+            let checksum = !sum(&bytes);
+            let mut update = Update::default();
+            prop_assert!(update.is_empty());
+            for (index, new, is_word) in edits {
+                let at = 2 + index.index(bytes.len() - 6);
+                if is_word {
+                    let at = at & !1;
+                    let old = u16::from_be_bytes([bytes[at], bytes[at + 1]]);
+                    bytes[at..at + 2].copy_from_slice(&(new as u16).to_be_bytes());
+                    update.replace_u16(old, new as u16);
+                } else {
+                    let old = u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap());
+                    bytes[at..at + 4].copy_from_slice(&new.to_be_bytes());
+                    update.replace_u32(at % 2 == 1, old, new);
+                }
+                prop_assert!(!update.is_empty());
+            }
+            prop_assert_eq!(update.apply(checksum), !sum(&bytes));
+        }
+
+        #[test]
+        fn sums_add_up(
+            first in proptest::collection::vec(any::<u8>(), 0..60),
+            second in proptest::collection::vec(any::<u8>(), 0..60),
+        ) {
+            let mut first = first;
+            first.resize(first.len().next_multiple_of(2), 0);
+            prop_assert_eq!(add(sum(&first), sum(&second)), sum(&[first, second].concat()));
         }
 
         #[test]

@@ -9,6 +9,8 @@ pub const IPV6: u16 = 0x86dd;
 
 /// Octets of the two MAC addresses.
 const ADDRESSES_LEN: usize = 12;
+/// Octets of a header without tags.
+pub const MIN_HEADER_LEN: usize = ADDRESSES_LEN + 2;
 /// Octets of a VLAN tag.
 const TAG_LEN: usize = 4;
 /// The most tags that are looked behind: customer and service tag.

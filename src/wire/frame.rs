@@ -2,7 +2,9 @@
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::{checksum, ethernet, ipv4, ipv6, tcp};
+use super::checksum::Update;
+use super::icmp::{self, IcmpError};
+use super::{checksum, ethernet, ipv4, ipv6, read_u16, tcp, write};
 
 /// A header that is cut short or contradicts itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +32,8 @@ pub enum Parsed {
     Tcp(Layout),
     /// TCP between the addresses of this IP packet, but not a header that can be read.
     Unreadable(Network, Unreadable),
+    /// An ICMP or ICMPv6 error about a TCP segment.
+    IcmpError(IcmpError),
     /// Anything else.
     Other,
 }
@@ -81,6 +85,27 @@ impl Network {
             Version::V6 => 7,
         };
         frame.get(self.offset.saturating_add(at)).copied().unwrap_or(0)
+    }
+
+    /// Marks the packet as one of a transport that does not take part in ECN (RFC 3168 §5), the header checksum kept
+    /// right.
+    pub fn clear_ecn(&self, frame: &mut [u8]) {
+        let word = read_u16(frame, self.offset);
+        let (mask, has_checksum) = match self.version {
+            Version::V4 => (0x0003, true),
+            Version::V6 => (0x0030, false),
+        };
+        if word & mask == 0 {
+            return;
+        }
+        write(frame, self.offset, &(word & !mask).to_be_bytes());
+        if has_checksum {
+            let mut update = Update::default();
+            update.replace_u16(word, word & !mask);
+            let at = self.offset.saturating_add(10);
+            let checksum = update.apply(read_u16(frame, at));
+            write(frame, at, &checksum.to_be_bytes());
+        }
     }
 
     fn address(&self, frame: &[u8], v4: usize, v6: usize) -> IpAddr {
@@ -179,7 +204,10 @@ fn parse_v6(frame: &[u8], packet: &[u8], network: Network) -> Parsed {
 fn parse_payload(frame: &[u8], network: Network, place: Datagram) -> Parsed {
     let is_fragment = place.fragment_offset != 0 || place.more_fragments;
     if place.protocol != tcp::PROTOCOL {
-        return Parsed::Other;
+        if is_fragment {
+            return Parsed::Other;
+        }
+        return icmp::parse(frame, network, &place).map_or(Parsed::Other, Parsed::IcmpError);
     }
     match place.fragment_offset {
         0 => {}

@@ -11,13 +11,22 @@ pub const MIN_HEADER_LEN: usize = 20;
 /// # Errors
 /// [`Malformed`] if it is cut short or contradicts itself or the length of `packet`.
 pub fn parse(packet: &[u8]) -> Result<Datagram, Malformed> {
+    let datagram = parse_cut(packet)?;
+    if datagram.total_len <= packet.len() { Ok(datagram) } else { Err(Malformed) }
+}
+
+/// The same for a packet of which only the beginning is there, the header whole.
+///
+/// # Errors
+/// [`Malformed`] if the header is cut short or contradicts itself.
+pub fn parse_cut(packet: &[u8]) -> Result<Datagram, Malformed> {
     let first = *packet.first().ok_or(Malformed)?;
     let header_len = usize::from(first & 0xf).saturating_mul(4);
     let total_len = usize::from(read_u16(packet, 2));
     let is_sound = first >> 4 == 4
         && header_len >= MIN_HEADER_LEN
         && header_len <= total_len
-        && total_len <= packet.len();
+        && header_len <= packet.len();
     if !is_sound {
         return Err(Malformed);
     }

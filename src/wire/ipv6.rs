@@ -13,8 +13,18 @@ pub const HEADER_LEN: usize = 40;
 /// [`Malformed`] if the headers are cut short, contradict the length of `packet`, or are more than eight: no sender
 /// needs so many, and each costs a step.
 pub fn parse(packet: &[u8]) -> Result<Datagram, Malformed> {
+    let header = parse_cut(packet)?;
+    if header.total_len <= packet.len() { Ok(header) } else { Err(Malformed) }
+}
+
+/// The same for a packet of which only the beginning is there, all of these headers whole.
+///
+/// # Errors
+/// [`Malformed`] if the headers are cut short or are more than eight.
+pub fn parse_cut(packet: &[u8]) -> Result<Datagram, Malformed> {
     let total_len = usize::from(read_u16(packet, 4)).saturating_add(HEADER_LEN);
-    if packet.first().is_none_or(|first| first >> 4 != 6) || packet.len() < total_len {
+    let bound = total_len.min(packet.len());
+    if packet.first().is_none_or(|first| first >> 4 != 6) || bound < HEADER_LEN {
         return Err(Malformed);
     }
     let mut header = Datagram {
@@ -27,7 +37,7 @@ pub fn parse(packet: &[u8]) -> Result<Datagram, Malformed> {
     for _ in 0..MAX_EXTENSION_HEADERS {
         let Some(len) = extension_len(packet, &header) else { return Ok(header) };
         let end = header.header_len.saturating_add(len);
-        if end > total_len {
+        if end > bound {
             return Err(Malformed);
         }
         if header.protocol == FRAGMENT {
@@ -79,6 +89,7 @@ mod tests {
         octets
     }
 
+    /// Row 19.
     #[test]
     fn extension_headers_are_walked() {
         let mut rest = vec![60, 0, 0, 0, 0, 0, 0, 0]; // hop-by-hop

@@ -13,12 +13,14 @@ pub mod build;
 pub mod checksum;
 pub mod ethernet;
 pub mod frame;
+pub mod icmp;
 pub mod ipv4;
 pub mod ipv6;
 pub mod pretty;
 pub mod seq;
 pub mod tcp;
 pub mod tcp_options;
+pub mod too_big;
 
 /// Reads two octets, network byte order. The caller's offsets come from [`frame::parse`].
 pub(crate) fn read_u16(bytes: &[u8], at: usize) -> u16 {

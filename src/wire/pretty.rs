@@ -15,6 +15,7 @@ impl fmt::Display for Pretty<'_> {
         match frame::parse(self.0) {
             Parsed::Tcp(layout) => segment(f, &Segment::new(self.0, layout)),
             Parsed::Unreadable(_, what) => write!(f, "unreadable TCP ({what:?}), {} octets", self.0.len()),
+            Parsed::IcmpError(error) => write!(f, "icmp {}/{}", error.code.0, error.code.1),
             Parsed::Other => write!(f, "no TCP, {} octets", self.0.len()),
         }
     }

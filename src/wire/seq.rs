@@ -51,6 +51,7 @@ impl core::fmt::Display for SeqNumber {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn order_holds_across_the_wrap() {
@@ -69,5 +70,30 @@ mod tests {
         assert!(SeqNumber(0).is_before(SeqNumber(0x7fff_ffff)));
         assert!(!SeqNumber(0).is_after(SeqNumber(0x7fff_ffff)));
         assert!(SeqNumber(0x8000_0001).is_before(SeqNumber(0)));
+    }
+
+    proptest! {
+        #[test]
+        fn add_sub_and_distance_undo_each_other(from: u32, count: u32) {
+            let (from, to) = (SeqNumber(from), SeqNumber(from).add(count));
+            prop_assert_eq!(to.distance_from(from), count);
+            prop_assert_eq!(to.sub(count), from);
+            prop_assert_eq!(from.distance_from(to), count.wrapping_neg());
+            prop_assert_eq!(to.0, from.0.wrapping_add(count));
+        }
+
+        #[test]
+        fn within_half_the_space_exactly_one_of_before_equal_and_after_holds(from: u32, count in 0..1u32 << 31) {
+            let (from, to) = (SeqNumber(from), SeqNumber(from).add(count));
+            prop_assert_eq!((from.is_before(to), to.is_before(from)), (count != 0, false));
+            prop_assert_eq!((from.is_after(to), to.is_after(from)), (false, count != 0));
+            prop_assert_eq!((from.max(to), to.max(from)), (to, to));
+        }
+
+        #[test]
+        fn order_does_not_depend_on_where_the_space_begins(a: u32, b: u32, shift: u32) {
+            let (a, b) = (SeqNumber(a), SeqNumber(b));
+            prop_assert_eq!(a.is_before(b), a.add(shift).is_before(b.add(shift)));
+        }
     }
 }

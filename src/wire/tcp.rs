@@ -109,6 +109,11 @@ impl<'a> Segment<'a> {
         read_u16(self.frame, self.at(WINDOW))
     }
 
+    /// Whether it carries the AE bit of Accurate ECN (RFC 9768), which once was the nonce sum.
+    pub fn has_accurate_ecn(&self) -> bool {
+        self.frame[self.at(DATA_OFFSET)] & 1 != 0
+    }
+
     /// The options.
     pub fn options(&self) -> Options<'a> {
         Options::new(&self.frame[self.at(MIN_HEADER_LEN)..self.layout.payload])
@@ -222,6 +227,7 @@ impl<'a> SegmentMut<'a> {
 
 const SEQ: usize = 4;
 const ACK: usize = 8;
+const DATA_OFFSET: usize = 12;
 const FLAGS: usize = 13;
 const WINDOW: usize = 14;
 pub(super) const CHECKSUM: usize = 16;

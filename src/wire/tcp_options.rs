@@ -68,6 +68,11 @@ impl<'a> Options<'a> {
         None
     }
 
+    /// Whether the segment is signed (TCP MD5, RFC 2385, or TCP-AO, RFC 5925): only who holds the key can answer it.
+    pub fn has_signature(mut self) -> bool {
+        self.any(|option| matches!(option, TcpOption::Unknown(MD5 | AUTHENTICATION)))
+    }
+
     /// The edges of the SACK option found at `at`, `len` octets long.
     pub fn sack_blocks(self, at: usize, len: usize) -> impl Iterator<Item = (u32, u32)> {
         let octets = self.octets.get(at.saturating_add(2)..at.saturating_add(len)).unwrap_or(&[]);
@@ -211,6 +216,8 @@ const WINDOW_SCALE: u8 = 3;
 const SACK_PERMITTED: u8 = 4;
 const SACK: u8 = 5;
 const TIMESTAMPS: u8 = 8;
+const MD5: u8 = 19;
+const AUTHENTICATION: u8 = 29;
 
 #[cfg(test)]
 mod tests {
@@ -230,6 +237,7 @@ mod tests {
         assert_eq!(options.encode().octets(), octets);
     }
 
+    /// Row 5.
     #[test]
     fn broken_options_end_the_list_and_keep_what_came_before() {
         let mss = TcpOption::Mss(536);
@@ -255,6 +263,7 @@ mod tests {
     }
 
     proptest! {
+        /// Row 5.
         #[test]
         fn any_octets_terminate_within_bounds(octets in proptest::collection::vec(any::<u8>(), 0..=40)) {
             for option in Options::new(&octets) {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use synwall::engine::{DropReason, Verdict};
+use synwall::engine::{DropReason, Side, Verdict};
 
 use crate::lab::*;
 
@@ -158,6 +158,7 @@ fn syn_sent_client_that_reconnects_replaces_its_entry() {
     ]);
 }
 
+/// Row 33.
 #[test]
 fn syn_sent_half_open_caps_refuse_and_count() {
     let mut lab = Lab::with(|service, _| service.max_half_open = 1);
@@ -169,6 +170,7 @@ fn syn_sent_half_open_caps_refuse_and_count() {
     lab.expect_counters(&[("cookie_valid", 1), ("drop.half_open_full", 1)]);
 }
 
+/// Row 33.
 #[test]
 fn listen_full_flow_table_refuses_and_keeps_what_is_established() {
     let mut lab = Lab::with(|_, limits| limits.max_flows = 1);
@@ -180,6 +182,7 @@ fn listen_full_flow_table_refuses_and_keeps_what_is_established() {
     lab.expect_counters(&[("cookie_valid", 1), ("drop.flow_table_full", 1)]);
 }
 
+/// Row 48.
 #[test]
 fn syn_sent_answer_without_promised_timestamps_resets_both_and_is_learned() {
     let mut lab = Lab::new();
@@ -220,4 +223,42 @@ fn established_repeated_syn_ack_is_acknowledged_and_never_reaches_the_client() {
         )]);
         lab.expect_counters(&[("inside.originated", 1)]);
     }
+}
+
+#[test]
+fn established_corrupt_syn_ack_is_not_answered() {
+    let mut lab = Lab::new();
+    lab.established();
+    let mut frame = lab.frame(Side::Server, &lab.server_syn_ack());
+    frame[14 + 20 + 4] ^= 1; // SEG.SEQ
+    assert_eq!(lab.inject(Side::Server, &frame), Verdict::Drop(DropReason::BadChecksum));
+    lab.expect_nothing();
+    lab.expect_counters(&[("drop.bad_checksum", 1)]);
+}
+
+/// An old duplicate of our SYN reached a server that had closed: its SYN-ACK is of a connection that nobody wants. To
+/// acknowledge it would open that connection, and the client's octets would be delivered into it.
+#[test]
+fn established_syn_ack_with_another_iss_is_challenged_in_the_clients_name() {
+    for mut lab in [Lab::new(), Lab::v6()] {
+        lab.established();
+        let mut other = lab.server_syn_ack();
+        other.seq = 77;
+        assert_eq!(lab.server(other), Verdict::Consume);
+        lab.expect(&[format!("server > . {}:{}(0) ack {} win 502 <TS val 1001 ecr 9000>", c(1), c(1), s(1))]);
+        lab.expect_counters(&[("inside.originated", 1)]);
+        // A server that does not know the connection says so, and its client hears it.
+        assert_eq!(lab.server(seg(RST, s(1))), Verdict::Forward);
+        lab.expect_counters(&[("flows_closed", 1), ("flows.established", -1), ("flows.reset", 1)]);
+    }
+}
+
+#[test]
+fn syn_sent_corrupt_reset_of_the_client_is_dropped() {
+    let mut lab = Lab::new();
+    lab.syn_sent();
+    let mut frame = lab.frame(Side::Client, &seg(RST, c(1)));
+    frame[14 + 20 + 16] ^= 1; // the checksum
+    assert_eq!(lab.inject(Side::Client, &frame), Verdict::Drop(DropReason::BadChecksum));
+    lab.expect_counters(&[("drop.bad_checksum", 1)]);
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use synwall::engine::{DropReason, Verdict};
+use synwall::engine::{DropReason, Side, Verdict};
 
 use crate::lab::*;
 
@@ -98,6 +98,7 @@ fn idle_flow_expires_quietly_after_2_h_4_min() {
     lab.expect_counters(&[("flows.established", -1), ("flows_expired", 1)]);
 }
 
+/// Row 62.
 #[test]
 fn exact_reset_of_either_side_closes_and_others_do_not() {
     for by_client in [true, false] {
@@ -149,6 +150,7 @@ fn second_connection(lab: &mut Lab) -> (Seg, Cookie) {
 const SECOND_SYN: &str =
     "server > S 1073741824:1073741825(0) win 64256 <mss 1460,sackOK,TS val 3000 ecr 0,wscale 7>";
 
+/// Row 31.
 #[test]
 fn time_wait_new_connection_on_the_tuple_replaces_the_old() {
     let mut lab = Lab::new();
@@ -166,6 +168,7 @@ fn time_wait_new_connection_on_the_tuple_replaces_the_old() {
     ]);
 }
 
+/// Row 32.
 #[test]
 fn established_client_that_rebooted_replaces_its_connection_and_the_server_is_told() {
     let mut lab = Lab::new();
@@ -185,6 +188,7 @@ fn established_client_that_rebooted_replaces_its_connection_and_the_server_is_to
     ]);
 }
 
+/// Row 30.
 #[test]
 fn time_wait_replayed_cookie_of_the_same_connection_opens_nothing() {
     let mut lab = Lab::new();
@@ -246,4 +250,101 @@ fn many_connections_leave_nothing_behind() {
     let snapshot = lab.snapshot();
     assert_eq!(snapshot.flows.iter().map(|(_, count)| count).sum::<u64>(), 0, "{:?}", snapshot.flows);
     assert_eq!((snapshot.services[0].half_open, snapshot.early_data_octets), (0, 0));
+}
+
+#[test]
+fn reset_keep_alive_of_the_client_reaches_the_server_that_will_reset_it() {
+    let mut lab = Lab::new();
+    let cookie = lab.established();
+    // The client never gets it, and asks whether the server is there.
+    assert_eq!(lab.server(seg(RST, s(1))), Verdict::Forward);
+    lab.skip();
+    assert_eq!(lab.client(from_client(cookie, 0, 0, 1)), Verdict::Forward);
+    lab.expect(&[format!("server > . {}:{}(0) ack {} win 502 <TS val 2000 ecr 9000>", c(0), c(0), s(1))]);
+    lab.expect_counters(&[]);
+    assert_eq!(lab.server(seg(RST, s(1))), Verdict::Forward);
+}
+
+#[test]
+fn listen_servers_segment_of_a_forgotten_connection_is_reset() {
+    for mut lab in [Lab::new(), Lab::v6()] {
+        lab.set_policy(|service, _| service.reset_unknown = true);
+        // The client is gone, and so is the entry: nobody else is left to tell the server (RFC 9293 §3.10.7.1).
+        assert_eq!(
+            lab.server(from_server(PSH, 1, 7).data(b"still there?")),
+            Verdict::Drop(DropReason::NoFlow)
+        );
+        lab.expect(&[format!("server > R {}:{}(0) win 0", c(7), c(7))]);
+        lab.expect_counters(&[("drop.no_flow", 1), ("reset_server", 1), ("inside.originated", 1)]);
+        assert_eq!(lab.server(from_server(RST, 1, 7)), Verdict::Drop(DropReason::NoFlow));
+        let mut frame = lab.frame(Side::Server, &from_server(0, 1, 7));
+        let last = frame.len() - 1;
+        frame[last] ^= 1;
+        assert_eq!(lab.inject(Side::Server, &frame), Verdict::Drop(DropReason::NoFlow));
+        lab.expect_nothing();
+        lab.expect_counters(&[("drop.no_flow", 2)]);
+    }
+}
+
+#[test]
+fn reset_connection_is_not_opened_again_by_what_its_client_repeats() {
+    let mut lab = Lab::new();
+    let cookie = lab.established();
+    let request =
+        |tsval| seg(PSH, c(1)).ack(cookie.iss.wrapping_add(1)).ts(tsval, cookie.tsval).data(b"once");
+    assert_eq!(lab.client(request(2000)), Verdict::Forward);
+    assert_eq!(lab.server(seg(RST, s(1)).ack(c(5))), Verdict::Forward);
+    lab.skip();
+    // The RST was lost. The flow is forgotten sooner than the cookie ends, which lives to the end of the next epoch.
+    lab.rotate();
+    lab.advance(Duration::from_secs(63));
+    lab.skip();
+    assert_eq!(lab.client(request(65_000)), Verdict::Drop(DropReason::CookieReplayed));
+    lab.expect_nothing();
+    lab.expect_counters(&[("drop.cookie_replayed", 1)]);
+}
+
+/// Octets of an earlier connection on the tuple, overtaken by the next one: its cookie is still good, and would bring the
+/// old connection back in the place of the new one (CHECKLIST 91).
+#[test]
+fn late_segment_of_the_connection_before_does_not_replace_the_next() {
+    let late = |cookie| from_client(cookie, PSH, 1, 1).data(b"late");
+    let mut lab = Lab::new();
+    let cookie = time_wait(&mut lab);
+    let (ack, _) = second_connection(&mut lab);
+    assert_eq!(lab.client(ack), Verdict::Consume);
+    lab.skip();
+    assert_eq!(lab.client(late(cookie)), Verdict::Drop(DropReason::CookieReplayed));
+    lab.expect_nothing();
+    lab.expect_counters(&[("drop.cookie_replayed", 1)]);
+    let answer = seg(SYN, 77).ack(0x4000_0001).window(65_160).mss(1460).sack_ok().ts(9500, 3000).wscale(7);
+    assert_eq!(lab.server(answer), Verdict::Consume);
+    lab.skip();
+    assert_eq!(lab.client(late(cookie)), Verdict::Drop(DropReason::CookieReplayed));
+    lab.expect_nothing();
+    lab.expect_counters(&[("drop.cookie_replayed", 1)]);
+}
+
+#[test]
+fn established_client_that_rebooted_with_an_earlier_iss_replaces_its_connection_in_the_next_epoch() {
+    let mut lab = Lab::new();
+    lab.established();
+    lab.rotate();
+    let iss = CLIENT_ISS.wrapping_sub(1 << 30);
+    let mut syn = linux_syn();
+    syn.seq = iss;
+    let cookie = lab.syn_with(syn);
+    lab.skip();
+    let ack = seg(0, iss.wrapping_add(1)).ack(cookie.iss.wrapping_add(1)).ts(1001, cookie.tsval);
+    assert_eq!(lab.client(ack), Verdict::Consume);
+    lab.expect_counters(&[
+        ("cookie_valid", 1),
+        ("backend_syn", 1),
+        ("reset_server", 1),
+        ("flows_closed", 1),
+        ("flows.established", -1),
+        ("half_open", 1),
+        ("flows.syn_sent", 1),
+        ("inside.originated", 2),
+    ]);
 }

@@ -8,6 +8,7 @@ fn data(cookie: Cookie, at: u32, payload: &[u8]) -> Seg {
     seg(PSH, c(at)).ack(cookie.iss.wrapping_add(1)).ts(1002, cookie.tsval).data(payload)
 }
 
+/// Row 23.
 #[test]
 fn data_in_the_acks_segment_and_behind_it_is_replayed_in_order() {
     for mut lab in [Lab::new(), Lab::v6()] {
@@ -37,6 +38,7 @@ fn data_in_the_acks_segment_and_behind_it_is_replayed_in_order() {
     }
 }
 
+/// Row 23.
 #[test]
 fn data_beyond_the_bound_or_behind_a_gap_is_dropped_unacknowledged() {
     let mut lab = Lab::with(|service, _| service.early_data = 1000);
@@ -86,6 +88,7 @@ fn the_pool_is_bounded_for_all_connections_together() {
     lab.expect(&[format!("server > . {}:{}(0) ack {} win 502 <TS val 1002 ecr 9000>", c(1), c(1), s(1))]);
 }
 
+/// Row 40.
 #[test]
 fn replay_is_cut_to_the_servers_mss_and_window() {
     let mut lab = Lab::new();
@@ -111,6 +114,20 @@ fn replay_is_cut_to_the_servers_mss_and_window() {
     assert_eq!(lab.client(data(cookie, 2501, &octets[2500..2800])), Verdict::Forward);
 }
 
+/// Row 46.
+#[test]
+fn a_tiny_mss_of_the_server_does_not_cut_the_replay_to_crumbs() {
+    let mut lab = Lab::new();
+    let cookie = lab.syn_sent();
+    assert_eq!(lab.client(data(cookie, 1, &[7; 1400])), Verdict::Consume);
+    let answer = seg(SYN, SERVER_ISS).ack(c(1)).window(65_160).mss(1).sack_ok().ts(9000, 1001).wscale(7);
+    assert_eq!(lab.server(answer), Verdict::Consume);
+    // Like the client's, an MSS below 64 would make a header of every few octets.
+    let frames: Vec<usize> = lab.take().iter().map(|(_, frame)| frame.len() - parse(frame).payload).collect();
+    assert_eq!(frames, [[52; 26].as_slice(), &[48]].concat());
+}
+
+/// Rows 46 and 83.
 #[test]
 fn fin_behind_early_data_is_held_and_replayed() {
     let mut lab = Lab::new();
@@ -136,6 +153,7 @@ fn fin_behind_early_data_is_held_and_replayed() {
     ]);
 }
 
+/// Row 25.
 #[test]
 fn later_data_with_the_cookie_does_not_validate() {
     // The ACK and the first segment are lost: the second must not open the connection, or its octets would be taken
@@ -158,4 +176,33 @@ fn corrupted_early_data_is_refused() {
     frame[last] ^= 0x20;
     assert_eq!(lab.inject(synwall::engine::Side::Client, &frame), Verdict::Drop(DropReason::BadChecksum));
     assert_eq!(lab.client(data(cookie, 1, b"hello")), Verdict::Consume);
+}
+
+/// Row 45: the window that P gives is never zero, so a lost window update stalls nobody: the server's acknowledgement of
+/// the early data carries its window, and a client that sends on is answered by the server.
+#[test]
+fn a_lost_window_update_is_made_good_by_the_server_s_acknowledgement() {
+    let mut lab = Lab::with(|service, _| service.early_data = 1_000);
+    let cookie = lab.syn_sent();
+    let (server_next, ack) =
+        (cookie.iss.wrapping_add(1), |n: u32| seg(ACK, c(n)).ack(cookie.iss.wrapping_add(1)));
+    assert_eq!(lab.client(ack(1).data(&[7; 1_000]).ts(1002, cookie.tsval)), Verdict::Consume);
+    assert_eq!(lab.server(lab.server_syn_ack()), Verdict::Consume);
+    // The ACK with the early data goes to the server; the window update to the client is lost.
+    assert_eq!(lab.take().len(), 2);
+    // The client, its window full, probes it: one octet beyond crosses, translated.
+    assert_eq!(lab.client(ack(1_001).data(b"p").ts(1003, cookie.tsval)), Verdict::Forward);
+    lab.expect(&[format!(
+        "server > . {}:{}(1) ack {} win 502 <TS val 1003 ecr 9000>",
+        c(1_001),
+        c(1_002),
+        s(1)
+    )]);
+    // The server's answer opens the window: 502 of the scale that the client was told.
+    assert_eq!(lab.server(seg(ACK, s(1)).ack(c(1_001)).ts(9001, 1002)), Verdict::Forward);
+    lab.expect(&[format!(
+        "client > . {server_next}:{server_next}(0) ack {} win 502 <TS val {} ecr 1002>",
+        c(1_001),
+        cookie.tsval.wrapping_add(1)
+    )]);
 }

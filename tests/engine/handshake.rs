@@ -4,6 +4,7 @@ use synwall::engine::{DropReason, Verdict};
 
 use crate::lab::*;
 
+/// Row 1.
 #[test]
 fn listen_syn_is_answered_with_a_cookie_and_nothing_is_remembered() {
     for mut lab in [Lab::new(), Lab::v6()] {
@@ -44,6 +45,7 @@ fn listen_syn_data_is_not_acknowledged() {
     lab.expect(&[format!("client > S. {iss}:{}(0) ack {} win 14600", iss.wrapping_add(1), c(1))]);
 }
 
+/// Row 35.
 #[test]
 fn listen_valid_ack_opens_the_connection_to_the_server_in_the_clients_name() {
     for mut lab in [Lab::new(), Lab::v6()] {
@@ -68,6 +70,7 @@ fn listen_valid_ack_opens_the_connection_to_the_server_in_the_clients_name() {
     }
 }
 
+/// Row 40.
 #[test]
 fn syn_sent_syn_ack_opens_the_flow() {
     for mut lab in [Lab::new(), Lab::v6()] {
@@ -86,6 +89,7 @@ fn syn_sent_syn_ack_opens_the_flow() {
     }
 }
 
+/// Row 28.
 #[test]
 fn syn_sent_second_ack_changes_nothing() {
     let mut lab = Lab::new();
@@ -95,6 +99,7 @@ fn syn_sent_second_ack_changes_nothing() {
     lab.expect_counters(&[]);
 }
 
+/// Row 22.
 #[test]
 fn listen_forged_ack_is_dropped() {
     let mut lab = Lab::new();
@@ -110,6 +115,7 @@ fn listen_forged_ack_is_dropped() {
     lab.expect_counters(&[("cookie_invalid", 4), ("drop.cookie_invalid", 4)]);
 }
 
+/// Row 15.
 #[test]
 fn listen_cookie_lives_for_one_rotation_and_not_for_two() {
     let mut lab = Lab::new();
@@ -137,6 +143,7 @@ fn listen_keep_alive_as_first_segment_validates() {
     lab.expect(&[format!("server > . {}:{}(0) ack {} win 502 <TS val 1001 ecr 9000>", c(1), c(1), s(1))]);
 }
 
+/// Row 3.
 #[test]
 fn listen_bad_checksum_is_dropped_unless_known_good() {
     let mut lab = Lab::new();
@@ -164,6 +171,7 @@ fn listen_without_a_key_fails_closed() {
     }
 }
 
+/// Row 1.
 #[test]
 fn listen_tagged_syn_is_answered_with_its_tags() {
     let mut lab = Lab::new();
@@ -187,4 +195,20 @@ fn require_timestamps_refuses_clients_without() {
     assert_eq!(lab.client(seg(SYN, CLIENT_ISS).mss(1460)), Verdict::Drop(DropReason::TimestampsRequired));
     lab.expect_nothing();
     lab.expect_counters(&[("syn_received", 1), ("drop.timestamps_required", 1)]);
+}
+
+/// Row 10: what a server was seen to lack is not offered again, until its description changes.
+#[test]
+fn what_was_learned_is_forgotten_when_the_server_is_described_anew() {
+    let mut lab = Lab::new();
+    let cookie = lab.syn();
+    lab.client(lab.client_ack(cookie));
+    lab.server(seg(SYN, SERVER_ISS).ack(c(1)).mss(1200).ts(9_000, 1_001));
+    let learned = |lab: &Lab| lab.snapshot().services[0].server_options.clone();
+    let seen = [("mss", 1200), ("wscale", -1), ("sack", 0), ("timestamps", 1), ("ecn", 0)];
+    assert_eq!(learned(&lab), seen);
+    lab.set_policy(|service, _| service.early_data = 1_000);
+    assert_eq!(learned(&lab), seen);
+    lab.set_policy(|service, _| service.server.mss = Some(1_300));
+    assert_eq!(learned(&lab), [("mss", 1300), ("wscale", 7), ("sack", 1), ("timestamps", 1), ("ecn", 0)]);
 }

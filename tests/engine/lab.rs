@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use synwall::cookie::{KeyRing, MasterKey};
-use synwall::engine::policy::{Limits, Mode, Policy, PortSet, Prefix, ServerOptions, Service};
+use synwall::engine::export::{Past, Restored};
+use synwall::engine::policy::filter::Filter;
+use synwall::engine::policy::{Limits, Mode, Policy, PortSet, Prefix, Service};
 use synwall::engine::{DropReason, Engine, Keys, Outbox, Shared, Side, Snapshot, Verdict};
 use synwall::time::{Instant, WallClock};
 use synwall::wire::buffer::{FrameBuf, Offload};
@@ -26,6 +28,8 @@ pub const RST: u8 = 4;
 pub const PSH: u8 = 8;
 pub const ACK: u8 = 16;
 pub const URG: u8 = 32;
+pub const ECE: u8 = 64;
+pub const CWR: u8 = 128;
 
 /// A segment to be sent by one of the ends.
 #[derive(Clone, Debug)]
@@ -37,10 +41,21 @@ pub struct Seg {
     pub options: Vec<u8>,
     pub payload: Vec<u8>,
     pub client_port: u16,
+    /// The last two octets of the client's address.
+    pub client: [u8; 2],
 }
 
 pub fn seg(flags: u8, seq: u32) -> Seg {
-    Seg { flags, seq, ack: 0, window: 502, options: Vec::new(), payload: Vec::new(), client_port: 40_000 }
+    Seg {
+        flags,
+        seq,
+        ack: 0,
+        window: 502,
+        options: Vec::new(),
+        payload: Vec::new(),
+        client_port: 40_000,
+        client: [0, 1],
+    }
 }
 
 impl Seg {
@@ -76,6 +91,12 @@ impl Seg {
     pub fn mss(self, mss: u16) -> Seg {
         let [high, low] = mss.to_be_bytes();
         self.raw(&[2, 4, high, low])
+    }
+
+    /// The same from, or to, the client 198.18.`client`.
+    pub fn of_client(mut self, client: [u8; 2]) -> Seg {
+        self.client = client;
+        self
     }
 
     pub fn wscale(self, scale: u8) -> Seg {
@@ -122,8 +143,11 @@ pub struct Lab {
     pub tags: Vec<u8>,
     /// How the frames' checksums are marked.
     pub offload: Offload,
+    /// Calls the engine: what is measured is measured here.
+    pub around: fn(&mut dyn FnMut()),
     engine: Engine,
     buffer: FrameBuf,
+    out: Outbox,
     epoch: u64,
     sent: Vec<(Side, Vec<u8>)>,
     before: BTreeMap<String, i64>,
@@ -137,10 +161,8 @@ pub fn service(mode: Mode) -> Service {
         prefix: Prefix::host("198.18.255.2".parse().unwrap()),
         ports,
         mode,
-        early_data: 14_600,
-        require_timestamps: false,
-        server: ServerOptions::default(),
         max_half_open: 1_000,
+        ..Service::default()
     }
 }
 
@@ -160,11 +182,13 @@ impl Lab {
         let (mut service, mut limits) = (service(Mode::Always), Limits::default());
         change(&mut service, &mut limits);
         let policy = Policy::new(vec![service], limits, 1500).unwrap();
-        let shared = Arc::new(Shared::new(policy, 1, [1, 2]));
+        let shared = Arc::new(Shared::new(policy, 2, [1, 2]));
         let mut lab = Lab {
             now: Instant::from_nanos(7_000_000_000),
             engine: Engine::new(shared.clone(), 0),
+            around: |call| call(),
             buffer: FrameBuf::new(),
+            out: Outbox::new(),
             shared,
             v6: false,
             tags: Vec::new(),
@@ -178,12 +202,52 @@ impl Lab {
         lab
     }
 
+    /// Another run of synwall with the same policy, its clock at `now`: other tables, another hash key; without keys.
+    pub fn next_run(&self, now: Instant) -> Lab {
+        let shared = Arc::new(Shared::new(Policy::clone(&self.shared.policy()), 1, [3, 4]));
+        let mut lab = Lab {
+            now,
+            engine: Engine::new(shared.clone(), 0),
+            buffer: FrameBuf::new(),
+            out: Outbox::new(),
+            shared,
+            tags: self.tags.clone(),
+            sent: Vec::new(),
+            before: BTreeMap::new(),
+            ..*self
+        };
+        lab.install_keys();
+        lab.before = lab.counters();
+        lab
+    }
+
+    /// Takes over what `other` would save now.
+    pub fn import(&mut self, other: &Lab, past: Past) -> Restored {
+        let mut flows = Vec::new();
+        other.shared.export_flows(other.now, |flow| flows.push(flow));
+        self.engine.import(self.now, past, &other.shared.export_services(), flows)
+    }
+
     /// Replaces the only service's policy.
     pub fn set_policy(&mut self, change: impl FnOnce(&mut Service, &mut Limits)) {
         let policy = self.shared.policy();
         let (mut service, mut limits) = (policy.services()[0].clone(), policy.limits);
         change(&mut service, &mut limits);
         self.shared.set_policy(Policy::new(vec![service], limits, policy.mtu).unwrap());
+    }
+
+    /// Replaces the filter.
+    pub fn set_filter(&mut self, deny: &[&str], allow: &[&str]) {
+        let prefixes = |texts: &[&str]| -> Vec<Prefix> {
+            texts.iter().map(|text| Prefix::host(text.parse().unwrap())).collect()
+        };
+        let filter = Filter::new(&prefixes(deny), &prefixes(allow)).unwrap();
+        self.shared.set_policy(Policy::clone(&self.shared.policy()).with_filter(filter));
+    }
+
+    /// Sets the MTUs of the links to the client and to the server.
+    pub fn set_mtus(&mut self, client: u16, server: u16) {
+        self.shared.set_policy(Policy::clone(&self.shared.policy()).with_link_mtus(client, server));
     }
 
     fn install_keys(&mut self) {
@@ -203,11 +267,23 @@ impl Lab {
         let end = self.now.after(duration);
         while let Some(due) = self.engine.next_timer().filter(|due| *due <= end) {
             self.now = self.now.max(due);
-            let mut out = Outbox::new();
-            while self.engine.handle_timers(self.now, &mut out) {}
-            self.collect(&out);
+            self.serve_timers();
         }
         self.now = end;
+    }
+
+    /// Serves all timers that are due.
+    pub fn serve_timers(&mut self) {
+        let mut out = std::mem::take(&mut self.out);
+        out.clear();
+        (self.around)(&mut || while self.engine.handle_timers(self.now, &mut out) {});
+        self.collect(&out);
+        self.out = out;
+    }
+
+    /// Timers that are armed.
+    pub fn armed_timers(&self) -> usize {
+        self.engine.armed_timers()
     }
 
     /// The client sends a segment.
@@ -224,9 +300,11 @@ impl Lab {
 
     /// A frame arrives.
     pub fn inject(&mut self, side: Side, frame: &[u8]) -> Verdict {
-        let mut out = Outbox::new();
+        let mut out = std::mem::take(&mut self.out);
+        out.clear();
         let verdict = self.run(side, frame, &mut out);
         self.collect(&out);
+        self.out = out;
         verdict
     }
 
@@ -238,7 +316,8 @@ impl Lab {
     fn run(&mut self, side: Side, frame: &[u8], out: &mut Outbox) -> Verdict {
         assert!(self.buffer.set_bytes(frame));
         self.buffer.set_offload(self.offload);
-        let verdict = self.engine.handle_frame(self.now, side, &mut self.buffer, out);
+        let mut verdict = Verdict::Consume;
+        (self.around)(&mut || verdict = self.engine.handle_frame(self.now, side, &mut self.buffer, out));
         if verdict == Verdict::Forward {
             assert_eq!(self.buffer.offload(), self.offload, "the offload header crosses as it is");
             self.sent.push((side.peer(), self.buffer.bytes().to_vec()));
@@ -249,7 +328,13 @@ impl Lab {
     fn collect(&mut self, out: &Outbox) {
         for (side, frame) in out.frames() {
             assert_eq!(frame.offload(), Offload::default(), "what is originated is complete");
-            assert!(parse(frame.bytes()).has_valid_tcp_checksum(frame.bytes()), "{}", Pretty(frame.bytes()));
+            let is_sound = match frame::parse(frame.bytes()) {
+                Parsed::IcmpError(error) => error.has_valid_checksum(frame.bytes()),
+                // An error about no segment, over IPv4 and without tags.
+                Parsed::Other => checksum::sum(&frame.bytes()[34..]) == 0xffff,
+                _ => parse(frame.bytes()).has_valid_tcp_checksum(frame.bytes()),
+            };
+            assert!(is_sound, "{}", Pretty(frame.bytes()));
             self.sent.push((side, frame.bytes().to_vec()));
         }
     }
@@ -269,20 +354,34 @@ impl Lab {
             })
             .collect();
         assert_eq!(printed, expected);
-        if !self.offload.is_partial() {
-            for (_, bytes) in &sent {
-                let layout = parse(bytes);
-                assert!(layout.has_valid_tcp_checksum(bytes), "checksum of {}", Pretty(bytes));
-                assert!(layout.has_valid_ip_checksum(bytes));
-                assert!(layout.end - layout.network.offset <= 1500, "MTU: {}", Pretty(bytes));
-            }
-        }
+        self.check(&sent);
         sent.into_iter().map(|(_, bytes)| bytes).collect()
+    }
+
+    /// Takes what came out, its checksums and length verified.
+    pub fn outcome(&mut self) -> Vec<(Side, Vec<u8>)> {
+        let sent = self.take();
+        self.check(&sent);
+        sent
+    }
+
+    fn check(&self, sent: &[(Side, Vec<u8>)]) {
+        for (_, bytes) in sent.iter().filter(|_| !self.offload.is_partial()) {
+            let layout = parse(bytes);
+            assert!(layout.has_valid_tcp_checksum(bytes), "checksum of {}", Pretty(bytes));
+            assert!(layout.has_valid_ip_checksum(bytes));
+            assert!(layout.end - layout.network.offset <= 1500, "MTU: {}", Pretty(bytes));
+        }
     }
 
     /// Takes what came out, with the side it goes to.
     pub fn take(&mut self) -> Vec<(Side, Vec<u8>)> {
         std::mem::take(&mut self.sent)
+    }
+
+    /// Puts back what was taken, to be looked at again.
+    pub fn put_back(&mut self, frame: (Side, Vec<u8>)) {
+        self.sent.push(frame);
     }
 
     /// Asserts that nothing came out.
@@ -294,16 +393,22 @@ impl Lab {
     /// Asserts that exactly these counters and gauges moved, by so much, since the last look.
     #[track_caller]
     pub fn expect_counters(&mut self, expected: &[(&str, i64)]) {
+        let moved = self.moved();
+        let expected: BTreeMap<String, i64> =
+            expected.iter().map(|(name, value)| ((*name).into(), *value)).collect();
+        assert_eq!(moved, expected);
+    }
+
+    /// The counters and gauges that moved, and by how much, since the last look.
+    pub fn moved(&mut self) -> BTreeMap<String, i64> {
         let now = self.counters();
-        let moved: BTreeMap<String, i64> = now
+        let moved = now
             .iter()
             .map(|(name, value)| (name.clone(), value - self.before.get(name).unwrap_or(&0)))
             .filter(|(_, change)| *change != 0)
             .collect();
-        let expected: BTreeMap<String, i64> =
-            expected.iter().map(|(name, value)| ((*name).into(), *value)).collect();
-        assert_eq!(moved, expected);
         self.before = now;
+        moved
     }
 
     /// Looks away: what came out and what moved so far is not this story's concern.
@@ -341,6 +446,7 @@ impl Lab {
         }
         put("handshakes".into(), web.values.handshake.buckets.iter().sum());
         put("half_open".into(), web.half_open);
+        put("backend_up".into(), u64::from(web.backend_up));
         put("early_data_octets".into(), snapshot.early_data_octets);
         snapshot.flows.iter().for_each(|(state, count)| _ = put(format!("flows.{state}"), *count));
         all
@@ -348,7 +454,10 @@ impl Lab {
 
     pub fn frame(&self, side: Side, seg: &Seg) -> Vec<u8> {
         let (client, server): (IpAddr, IpAddr) = match self.v6 {
-            false => ("198.18.0.1".parse().unwrap(), "198.18.255.2".parse().unwrap()),
+            false => {
+                let [third, fourth] = seg.client;
+                (IpAddr::from([198, 18, third, fourth]), "198.18.255.2".parse().unwrap())
+            }
             true => ("2001:db8::1".parse().unwrap(), "2001:db8:255::2".parse().unwrap()),
         };
         let (macs, addresses, ports) = match side {
@@ -375,6 +484,13 @@ impl Lab {
         let (side, bytes) = self.sent.last().expect("a SYN-ACK");
         assert_eq!(*side, Side::Client);
         let segment = Segment::new(bytes, parse(bytes));
+        Cookie { iss: segment.seq().0, tsval: segment.options().timestamps().map_or(0, |ts| ts.0) }
+    }
+
+    /// What the last SYN-ACK among the frames that came out said.
+    pub fn told_client(&self) -> Cookie {
+        let to_client = self.sent.iter().rev().find(|(side, _)| *side == Side::Client).expect("a SYN-ACK");
+        let segment = Segment::new(&to_client.1, parse(&to_client.1));
         Cookie { iss: segment.seq().0, tsval: segment.options().timestamps().map_or(0, |ts| ts.0) }
     }
 

@@ -1,7 +1,8 @@
 //! Stories in packets on a virtual clock. Each states its input, everything that came out and every counter that moved.
 //!
 //! A frame is written and expected in packetdrill's notation, with the side in front: `client >` is what the client is
-//! sent, `server >` what the server is sent.
+//! sent, `server >` what the server is sent. In the scripts of `script`, where frames are sent by the line as well, the arrow
+//! says who sends: `client <` is what the client is sent.
 
 #![allow(unreachable_pub)]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "helpers of tests are tests")]
@@ -9,10 +10,20 @@
 mod lab;
 
 mod backend;
+mod bounded;
+mod clock;
 mod closing;
 mod early_data;
+mod fragments;
+mod frames;
 mod handshake;
+mod icmp;
+mod limits;
 mod modes;
+mod mtu;
 mod nonsense;
 mod random_frames;
+mod restart;
+mod script;
 mod translation;
+mod workers;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use synwall::engine::policy::Mode;
+use synwall::engine::policy::{Mode, Policy, PortSet};
 use synwall::engine::{DropReason, Side, Verdict};
 
 use crate::lab::*;
@@ -42,6 +42,7 @@ fn off_lets_everything_cross_and_remembers_nothing() {
     lab.expect_counters(&[("syn_received", 1)]);
 }
 
+/// Row 79.
 #[test]
 fn monitor_lets_everything_cross_and_follows_it() {
     let mut lab = lab(Mode::Monitor);
@@ -68,6 +69,7 @@ fn monitor_lets_everything_cross_and_follows_it() {
     assert_eq!(lab.snapshot().flows.iter().map(|(_, count)| count).sum::<u64>(), 0);
 }
 
+/// Row 79.
 #[test]
 fn monitor_counts_what_its_client_never_completed() {
     let mut lab = lab(Mode::Monitor);
@@ -91,6 +93,7 @@ fn monitor_lets_nonsense_and_unknown_segments_cross() {
     assert_crosses_unchanged(&mut lab, &story);
 }
 
+/// Row 78.
 #[test]
 fn connections_keep_their_kind_when_the_mode_changes() {
     // A translated flow goes on translated when the service is switched off.
@@ -113,6 +116,7 @@ fn connections_keep_their_kind_when_the_mode_changes() {
     assert_crosses_unchanged(&mut lab, &story[3..]);
 }
 
+/// Row 47.
 #[test]
 fn always_lets_a_connection_cross_that_the_server_opens() {
     let mut lab = Lab::new();
@@ -128,6 +132,7 @@ fn always_lets_a_connection_cross_that_the_server_opens() {
     assert_crosses_unchanged(&mut lab, &[(Side::Client, seg(SYN, 900))]);
 }
 
+/// Row 21.
 #[test]
 fn always_drops_segments_of_no_connection() {
     let mut lab = Lab::new();
@@ -144,4 +149,90 @@ fn always_drops_segments_of_no_connection() {
     }
     lab.expect_nothing();
     lab.expect_counters(&[("cookie_invalid", 1), ("drop.cookie_invalid", 1), ("drop.no_flow", 6)]);
+}
+
+/// Row 78: a handshake whose SYN was let through goes on when its service begins to challenge.
+#[test]
+fn a_handshake_that_began_as_direct_completes_when_the_mode_becomes_always() {
+    for seen in 1..=2 {
+        let mut lab = lab(Mode::Monitor);
+        let story = plain_connection();
+        assert_crosses_unchanged(&mut lab, &story[..seen]);
+        lab.set_policy(|service, _| service.mode = Mode::Always);
+        lab.skip();
+        assert_crosses_unchanged(&mut lab, &story[seen..]);
+        lab.expect_counters(&[
+            ("flows_direct", 1),
+            ("flows_closed", 1),
+            ("half_open", -1),
+            ("flows.syn_sent", -1),
+            ("flows.time_wait", 1),
+        ]);
+        // A forged ACK on another tuple is refused as ever.
+        assert_eq!(lab.client(seg(ACK, c(1)).ack(s(1)).port(9)), Verdict::Drop(DropReason::CookieInvalid));
+    }
+}
+
+/// Row 78: the first SYN was let through and lost, the second is answered with a cookie, and the client takes that.
+#[test]
+fn a_cookie_opens_the_connection_of_a_client_whose_first_syn_was_let_through() {
+    let mut lab = lab(Mode::Monitor);
+    assert_eq!(lab.client(linux_syn()), Verdict::Forward);
+    lab.set_policy(|service, _| service.mode = Mode::Always);
+    let cookie = lab.syn();
+    lab.skip();
+    assert_eq!(lab.client(lab.client_ack(cookie)), Verdict::Consume);
+    lab.expect(&[format!(
+        "server > S {}:{}(0) win 64256 <mss 1460,sackOK,TS val 1001 ecr 0,wscale 7>",
+        c(0),
+        c(1)
+    )]);
+    assert_eq!(lab.server(lab.server_syn_ack()), Verdict::Consume);
+    lab.expect(&[format!("server > . {0}:{0}(0) ack {1} win 502 <TS val 1001 ecr 9000>", c(1), s(1))]);
+}
+
+/// Row 78: the server's refusal of a SYN that was let through reaches the client, whatever the mode has become.
+#[test]
+fn a_refusal_of_a_syn_that_was_let_through_reaches_the_client_in_mode_always() {
+    let mut lab = lab(Mode::Monitor);
+    assert_eq!(lab.client(linux_syn()), Verdict::Forward);
+    lab.set_policy(|service, _| service.mode = Mode::Always);
+    lab.skip();
+    assert_eq!(lab.server(seg(RST, 0).ack(c(1))), Verdict::Forward);
+    lab.expect(&[format!("client > R. 0:0(0) ack {} win 502", c(1))]);
+    lab.expect_counters(&[("half_open", -1), ("flows.syn_sent", -1)]);
+}
+
+/// Row 78: the flows of a service that is taken out of the configuration are translated to their end; what else is for its
+/// address crosses as it is.
+#[test]
+fn a_translated_flow_outlives_its_service() {
+    let mut lab = Lab::new();
+    let cookie = lab.established();
+    let policy = lab.shared.policy();
+    let mut gone = policy.services()[0].clone();
+    gone.ports = PortSet::empty();
+    gone.mode = Mode::Off;
+    let policy = Policy::new(vec![gone], policy.limits, 1500).unwrap().with_lingering_flows();
+    lab.shared.set_policy(policy);
+    lab.skip();
+    let next = cookie.iss.wrapping_add(1);
+    assert_eq!(lab.client(seg(FIN, c(1)).ack(next).ts(1002, cookie.tsval)), Verdict::Forward);
+    assert_eq!(lab.server(seg(FIN, s(1)).ack(c(2)).ts(9001, 1002)), Verdict::Forward);
+    assert_eq!(lab.client(seg(ACK, c(2)).ack(next.wrapping_add(1)).ts(1003, cookie.tsval)), Verdict::Forward);
+    lab.expect(&[
+        format!("server > F. {}:{}(0) ack {} win 502 <TS val 1002 ecr 9000>", c(1), c(2), s(1)),
+        format!(
+            "client > F. {next}:{}(0) ack {} win 502 <TS val {} ecr 1002>",
+            next.wrapping_add(1),
+            c(2),
+            cookie.tsval.wrapping_add(1)
+        ),
+        format!("server > . {0}:{0}(0) ack {1} win 502 <TS val 1003 ecr 9000>", c(2), s(2)),
+    ]);
+    lab.expect_counters(&[("flows.established", -1), ("flows.time_wait", 1)]);
+    let story: Vec<(Side, Seg)> =
+        plain_connection().into_iter().map(|(side, segment)| (side, segment.port(50_000))).collect();
+    assert_crosses_unchanged(&mut lab, &story);
+    lab.expect_counters(&[]);
 }

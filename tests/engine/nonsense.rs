@@ -5,6 +5,7 @@ use synwall::wire::checksum;
 
 use crate::lab::*;
 
+/// Row 4.
 #[test]
 fn segments_that_no_tcp_sends_are_dropped_by_reason() {
     let mut lab = Lab::new();
@@ -45,6 +46,7 @@ fn syn_from(lab: &Lab, source: [u8; 4]) -> Vec<u8> {
     frame
 }
 
+/// Row 4.
 #[test]
 fn bogus_sources_get_no_answer() {
     let mut lab = Lab::new();
@@ -75,6 +77,7 @@ fn broken_options_do_not_keep_a_syn_from_its_answer() {
     lab.expect(&[format!("client > S. {iss}:{}(0) ack {} win 14600", iss.wrapping_add(1), c(1))]);
 }
 
+/// Row 19.
 #[test]
 fn a_syn_in_a_fragment_and_tiny_fragments_are_dropped_and_later_fragments_cross() {
     let mut lab = Lab::new();
@@ -110,6 +113,7 @@ fn cut_headers_to_a_protected_address_are_dropped_and_to_others_cross() {
     lab.expect_counters(&[("drop.none.malformed", 2)]);
 }
 
+/// Row 2.
 #[test]
 fn everything_that_is_not_a_protected_service_crosses_unchanged() {
     let mut lab = Lab::new();

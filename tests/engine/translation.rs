@@ -10,6 +10,7 @@ fn echo(cookie: Cookie, server_ts: u32) -> u32 {
     server_ts.wrapping_sub(9000).wrapping_add(cookie.tsval)
 }
 
+/// Row 50.
 #[test]
 fn both_directions_are_translated_across_the_wrap() {
     for mut lab in [Lab::new(), Lab::v6()] {
@@ -35,6 +36,7 @@ fn both_directions_are_translated_across_the_wrap() {
     }
 }
 
+/// Row 51.
 #[test]
 fn every_sack_edge_is_translated_towards_the_server() {
     let mut lab = Lab::new();
@@ -68,6 +70,7 @@ fn every_sack_edge_is_translated_towards_the_server() {
     )]);
 }
 
+/// Row 51.
 #[test]
 fn misaligned_options_keep_the_checksum_valid() {
     let mut lab = Lab::new();
@@ -91,6 +94,7 @@ fn misaligned_options_keep_the_checksum_valid() {
     )]);
 }
 
+/// Rows 48 and 53.
 #[test]
 fn a_different_window_scale_is_made_good_and_promised_from_the_next_epoch_on() {
     let mut lab = Lab::new();
@@ -136,6 +140,7 @@ fn a_different_window_scale_is_made_good_and_promised_from_the_next_epoch_on() {
     }
 }
 
+/// Row 53.
 #[test]
 fn a_server_without_scaling_gets_the_clients_windows_unscaled() {
     let mut lab = Lab::new();
@@ -161,6 +166,7 @@ fn a_server_without_scaling_gets_the_clients_windows_unscaled() {
     )]);
 }
 
+/// Row 48.
 #[test]
 fn sack_that_the_server_refused_is_stripped_and_not_granted_again() {
     let mut lab = Lab::new();
@@ -181,6 +187,7 @@ fn sack_that_the_server_refused_is_stripped_and_not_granted_again() {
     )]);
 }
 
+/// Row 54.
 #[test]
 fn a_super_frame_with_a_partial_checksum_is_translated_and_its_checksum_left() {
     let mut lab = Lab::new();
@@ -207,6 +214,7 @@ fn a_super_frame_with_a_partial_checksum_is_translated_and_its_checksum_left() {
     assert_eq!(frames[0][66..], payload);
 }
 
+/// Row 64.
 #[test]
 fn segments_far_outside_the_window_are_dropped_both_ways() {
     let mut lab = Lab::new();
@@ -224,6 +232,7 @@ fn segments_far_outside_the_window_are_dropped_both_ways() {
     lab.expect_counters(&[("drop.out_of_window", 6)]);
 }
 
+/// Row 65.
 #[test]
 fn window_probes_and_keep_alives_pass() {
     let mut lab = Lab::new();
@@ -236,6 +245,7 @@ fn window_probes_and_keep_alives_pass() {
     assert_eq!(lab.server(seg(0, s(0)).ack(c(1)).window(0).ts(9100, 1001)), Verdict::Forward);
 }
 
+/// Row 16.
 #[test]
 fn a_syn_of_the_established_client_is_answered_and_its_challenge_passes() {
     let mut lab = Lab::new();
@@ -247,4 +257,92 @@ fn a_syn_of_the_established_client_is_answered_and_its_challenge_passes() {
     assert_eq!(lab.client(lab.client_ack(cookie)), Verdict::Forward);
     lab.expect(&[format!("server > . {}:{}(0) ack {} win 502 <TS val 1001 ecr 9000>", c(1), c(1), s(1))]);
     lab.expect_counters(&[]);
+}
+
+/// Row 52: an ACK that was overtaken by a later one does not set the clock of the flow back. The client has seen the
+/// later SYN-ACK's TSval, and would refuse what comes from before it (PAWS).
+#[test]
+fn an_overtaken_ack_before_the_server_answers_does_not_set_the_clock_back() {
+    let mut lab = Lab::new();
+    let first = lab.syn();
+    lab.advance(std::time::Duration::from_secs(1));
+    let second = lab.syn();
+    assert_eq!(first.iss, second.iss);
+    assert_ne!(first.tsval, second.tsval);
+    let ack = |tsval, echo| seg(ACK, c(1)).ack(first.iss.wrapping_add(1)).ts(tsval, echo);
+    assert_eq!(lab.client(ack(2_002, second.tsval).window(600)), Verdict::Consume);
+    assert_eq!(lab.client(ack(1_001, first.tsval).window(500)), Verdict::Consume);
+    lab.skip();
+    assert_eq!(lab.server(lab.server_syn_ack()), Verdict::Consume);
+    lab.expect(&[format!("server > . {0}:{0}(0) ack {1} win 600 <TS val 2002 ecr 9000>", c(1), s(1))]);
+    // The server's first TSval is what the client has seen last.
+    assert_eq!(lab.server(seg(PSH, s(1)).ack(c(1)).ts(9_000, 2_002).data(b"x")), Verdict::Forward);
+    let next = first.iss.wrapping_add(1);
+    lab.expect(&[format!(
+        "client > P. {next}:{}(1) ack {} win 502 <TS val {} ecr 2002>",
+        next.wrapping_add(1),
+        c(1),
+        second.tsval
+    )]);
+}
+
+/// Two SYNs were answered in two seconds of the cookies' clock, and the client echoes now the one and now the other: both
+/// mean the server's SYN-ACK, and the server is never shown a number that it has not sent.
+#[test]
+fn the_echo_of_any_cookie_becomes_that_of_the_servers_syn_ack() {
+    let mut lab = Lab::new();
+    let cookie = lab.established();
+    let ack = |tsval: u32, echo: u32| seg(0, c(1)).ack(as_client(cookie, s(1))).ts(tsval, echo);
+    for other in [1 << 21, 0u32.wrapping_sub(1 << 21), 1, 0u32.wrapping_sub(1)] {
+        assert_eq!(lab.client(ack(2000, cookie.tsval.wrapping_add(other))), Verdict::Forward);
+        lab.expect(&[format!("server > . {}:{}(0) ack {} win 502 <TS val 2000 ecr 9000>", c(1), c(1), s(1))]);
+    }
+    // What it has sent it gets back, however far its clock goes, and in whichever order its segments cross.
+    let mut clock = 9000u32;
+    for step in [100, 1 << 29, 1 << 30, 1 << 30, 3 << 30, 1 << 31] {
+        clock = clock.wrapping_add(step);
+        for sent in [clock, clock.wrapping_sub(50)] {
+            assert_eq!(lab.server(seg(0, s(1)).ack(c(1)).ts(sent, 1001)), Verdict::Forward);
+        }
+        lab.skip();
+        for sent in [clock, clock.wrapping_sub(50)] {
+            assert_eq!(lab.client(ack(2000, echo(cookie, sent))), Verdict::Forward);
+            lab.expect(&[format!(
+                "server > . {}:{}(0) ack {} win 502 <TS val 2000 ecr {sent}>",
+                c(1),
+                c(1),
+                s(1)
+            )]);
+        }
+        assert_eq!(lab.client(ack(2000, echo(cookie, clock.wrapping_add(1)))), Verdict::Forward);
+        let oldest = if step < 1 << 30 { 9000 } else { clock.wrapping_sub(1 << 30) };
+        lab.expect(&[format!(
+            "server > . {}:{}(0) ack {} win 502 <TS val 2000 ecr {oldest}>",
+            c(1),
+            c(1),
+            s(1)
+        )]);
+    }
+}
+
+#[test]
+fn a_corrupt_clock_of_the_server_does_not_unsettle_the_echo() {
+    let mut lab = Lab::new();
+    let cookie = lab.established();
+    let mut frame = lab.frame(Side::Server, &seg(0, s(1)).ack(c(1)).ts(9100, 1001));
+    frame[14 + 20 + 20 + 4] ^= 0x80; // the highest bit of TSval
+    assert_eq!(lab.inject(Side::Server, &frame), Verdict::Forward);
+    lab.skip();
+    assert_eq!(lab.server(seg(0, s(1)).ack(c(1)).ts(9200, 1001)), Verdict::Forward);
+    lab.skip();
+    for sent in [9100, 9200] {
+        let ack = seg(0, c(1)).ack(as_client(cookie, s(1))).ts(2000, echo(cookie, sent));
+        assert_eq!(lab.client(ack), Verdict::Forward);
+        lab.expect(&[format!(
+            "server > . {}:{}(0) ack {} win 502 <TS val 2000 ecr {sent}>",
+            c(1),
+            c(1),
+            s(1)
+        )]);
+    }
 }

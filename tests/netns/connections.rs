@@ -83,6 +83,7 @@ fn server_that_speaks_first_is_heard() {
     }
 }
 
+/// Row 54.
 #[test]
 fn a_gibibyte_each_way_arrives_unchanged_with_default_offloads() {
     a_gibibyte_each_way(&Lab::protected(&[]));

@@ -8,6 +8,7 @@ use crate::capture::Capture;
 use crate::lab::{Lab, SERVER, eventually};
 use crate::traffic::{address, open, read, serve};
 
+/// Row 37.
 #[test]
 fn refused_port_resets_the_first_client_and_refuses_the_next() {
     let lab = Lab::protected(&[]);
@@ -29,6 +30,7 @@ fn refused_port_resets_the_first_client_and_refuses_the_next() {
     lab.assert_metrics(&[("synwall_half_open", 0)]);
 }
 
+/// Row 36.
 #[test]
 fn silent_server_gets_four_syns_and_its_client_a_reset_after_15_s() {
     let lab = Lab::protected(&[]);
@@ -70,6 +72,7 @@ fn server_process_that_dies_ends_the_connection_as_without_synwall() {
     }
 }
 
+/// Row 43.
 #[test]
 fn repeated_syn_ack_is_answered_and_the_client_sees_but_one() {
     let lab = Lab::protected(&[]);

@@ -90,6 +90,11 @@ impl Lab {
         (output.status.code(), String::from_utf8_lossy(&said).into_owned())
     }
 
+    /// The process that is synwall.
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_raw(self.program.as_ref().expect("synwall runs").id().cast_signed())
+    }
+
     /// What synwall has written so far.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.state().join("synwall.log")).unwrap_or_default()
@@ -295,4 +300,7 @@ closing_timeout = "5s"
 
 [metrics]
 listen = "127.0.0.1:10910"
+
+[state]
+directory = "off"
 "#;

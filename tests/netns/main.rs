@@ -13,12 +13,18 @@
 )]
 
 mod capture;
+mod crowd;
 mod lab;
+mod segments;
 mod traffic;
 
 mod bad_input;
 mod bridge;
 mod connections;
+mod differential;
 mod failures;
 mod flood;
+mod loss;
+mod mtu;
+mod restart;
 mod round_trips;

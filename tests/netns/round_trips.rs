@@ -9,6 +9,7 @@ use crate::capture::Capture;
 use crate::lab::{CONFIG, Lab, SERVER};
 use crate::traffic::{address, get, open, open_without_a_bare_ack, read, serve};
 
+/// Row 23.
 #[test]
 fn data_in_the_third_segment_and_behind_it_is_sent_once() {
     let lab = Lab::protected(&[]);

@@ -79,28 +79,67 @@ pub(crate) fn read(stream: &mut TcpStream, len: usize) -> Result<Vec<u8>> {
 }
 
 /// Sends `len` octets that never repeat, ends the stream, and returns their SHA-256.
-pub(crate) fn send_hashed(mut stream: &TcpStream, len: u64) -> Result<String> {
-    let mut hash = Sha256::new();
-    let mut state = 0x9e37_79b9_7f4a_7c15u64;
-    let mut chunk = vec![0; CHUNK];
-    for _ in 0..len / CHUNK as u64 {
-        for word in chunk.chunks_exact_mut(8) {
-            state ^= state << 13; // xorshift64
-            state ^= state >> 7;
-            state ^= state << 17;
-            word.copy_from_slice(&state.to_le_bytes());
+pub(crate) fn send_hashed(stream: &TcpStream, len: u64) -> Result<String> {
+    send_seeded(stream, 1, len)
+}
+
+/// Sends octets that never repeat while it `goes_on`, ends the stream, and returns their SHA-256.
+pub(crate) fn send_hashed_while(stream: &TcpStream, mut goes_on: impl FnMut() -> bool) -> Result<String> {
+    let hash = send_part(stream, octets(1, u64::MAX).take_while(|_| goes_on()))?;
+    stream.shutdown(Shutdown::Write)?;
+    Ok(hash)
+}
+
+/// The same with the octets of a seed, which no other seed gives.
+pub(crate) fn send_seeded(stream: &TcpStream, seed: u64, len: u64) -> Result<String> {
+    let hash = send_part(stream, octets(seed, len))?;
+    stream.shutdown(Shutdown::Write)?;
+    Ok(hash)
+}
+
+/// The same as [`send_hashed`] with something that happens when half of it was sent.
+pub(crate) fn send_halves(stream: &TcpStream, len: u64, between: impl FnOnce()) -> Result<String> {
+    let mut between = Some(between);
+    let mut sent = 0;
+    let chunks = octets(1, len).inspect(|chunk| {
+        sent += chunk.len() as u64;
+        if sent >= len / 2 {
+            between.take().into_iter().for_each(|between| between());
         }
+    });
+    let hash = send_part(stream, chunks)?;
+    stream.shutdown(Shutdown::Write)?;
+    Ok(hash)
+}
+
+fn send_part(mut stream: &TcpStream, chunks: impl Iterator<Item = Vec<u8>>) -> Result<String> {
+    let mut hash = Sha256::new();
+    for chunk in chunks {
         hash.update(&chunk);
         stream.write_all(&chunk)?;
     }
-    stream.shutdown(Shutdown::Write)?;
     Ok(hex(hash))
 }
 
+/// The SHA-256 of what [`send_seeded`] sends.
+pub(crate) fn seeded_hash(seed: u64, len: u64) -> String {
+    hex(octets(seed, len).fold(Sha256::new(), |hash, chunk| hash.chain_update(&chunk)))
+}
+
 /// Reads to the end of the stream: how many octets, and their SHA-256.
-pub(crate) fn receive_hashed(mut stream: &TcpStream) -> Result<(u64, String)> {
+pub(crate) fn receive_hashed(stream: &TcpStream) -> Result<(u64, String)> {
+    receive_halves(stream, u64::MAX, || {})
+}
+
+/// The same with something that happens when half of `expected` has come.
+pub(crate) fn receive_halves(
+    mut stream: &TcpStream,
+    expected: u64,
+    between: impl FnOnce(),
+) -> Result<(u64, String)> {
     let mut hash = Sha256::new();
     let (mut len, mut chunk) = (0, vec![0; CHUNK]);
+    let mut between = Some(between);
     loop {
         match stream.read(&mut chunk)? {
             0 => return Ok((len, hex(hash))),
@@ -109,7 +148,29 @@ pub(crate) fn receive_hashed(mut stream: &TcpStream) -> Result<(u64, String)> {
                 len += read as u64;
             }
         }
+        if len >= expected / 2 {
+            between.take().into_iter().for_each(|between| between());
+        }
     }
+}
+
+/// `len` octets in chunks, those of xorshift64 from a seed.
+fn octets(seed: u64, len: u64) -> impl Iterator<Item = Vec<u8>> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut left = usize::try_from(len).unwrap();
+    std::iter::from_fn(move || {
+        let len = left.min(CHUNK);
+        left -= len;
+        let mut chunk = Vec::with_capacity(len + 8);
+        while chunk.len() < len {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            chunk.extend_from_slice(&state.to_le_bytes());
+        }
+        chunk.truncate(len);
+        (len > 0).then_some(chunk)
+    })
 }
 
 fn patient(stream: TcpStream) -> TcpStream {

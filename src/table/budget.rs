@@ -1,0 +1,141 @@
+//! Budgets: so many a second, in all or for each source prefix.
+//!
+//! The generic cell rate algorithm: a cell holds the time at which it would be empty again, and an event that would put
+//! that more than a second ahead is refused. Constant memory, one compare-and-swap an event, nothing to refill.
+
+use core::net::IpAddr;
+use core::num::NonZeroU32;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use super::flow_key::TableHasher;
+use super::prefix;
+use crate::time::Instant;
+
+/// Events a second, or `None` for no limit.
+pub type Rate = Option<NonZeroU32>;
+
+/// One budget. After a pause it lets a second's worth through at once.
+#[derive(Debug, Default)]
+pub struct Budget(AtomicU64);
+
+impl Budget {
+    /// Takes one event out of the budget of `rate` a second; whether it was in it.
+    pub fn take(&self, now: Instant, rate: Rate) -> bool {
+        let Some(rate) = rate else { return true };
+        let now = now.as_nanos();
+        let before = self.0.load(Ordering::Relaxed);
+        let mut empty_at = before;
+        loop {
+            let Some(after) = charged(empty_at, now, rate) else { return false };
+            match self.0.compare_exchange_weak(empty_at, after, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return true,
+                Err(other) => empty_at = other,
+            }
+        }
+    }
+}
+
+/// Budgets by source prefix (IPv4 /24, IPv6 /64), each on its own.
+///
+/// A sketch of two rows: a prefix is refused only if both of its cells are spent. So a heavy prefix spends an innocent
+/// one's budget only if they share both cells, a chance of 2^-30, and memory is the same for any number of prefixes.
+pub struct PrefixBudgets {
+    hasher: TableHasher,
+    cells: Box<[AtomicU64]>,
+}
+
+impl PrefixBudgets {
+    /// All unspent.
+    pub fn new(hasher: TableHasher) -> PrefixBudgets {
+        PrefixBudgets { hasher, cells: (0..ROW_LEN * 2).map(|_| AtomicU64::new(0)).collect() }
+    }
+
+    /// Takes one event of `what` out of the budget of `address`'s prefix; whether it was in it.
+    ///
+    /// Two workers at once may count one event for two: a budget is a bound, not a ledger.
+    pub fn take(&self, address: IpAddr, what: u16, now: Instant, rate: Rate) -> bool {
+        let Some(rate) = rate else { return true };
+        let cells = prefix::places(&self.hasher, address, what, ROW_LEN).map(|place| self.cells.get(place));
+        let [Some(first), Some(second)] = cells else { return true };
+        let (one, other) = (first.load(Ordering::Relaxed), second.load(Ordering::Relaxed));
+        let now = now.as_nanos();
+        // A cell from beyond a clock's leap counts as unspent.
+        let least = settled(one, now).min(settled(other, now));
+        let Some(after) = charged(least, now, rate) else { return false };
+        first.store(settled(one, now).max(after), Ordering::Relaxed);
+        second.store(settled(other, now).max(after), Ordering::Relaxed);
+        true
+    }
+}
+
+/// When a cell that is empty at `empty_at` is empty after one more event, or `None` if that is beyond the burst.
+fn charged(empty_at: u64, now: u64, rate: NonZeroU32) -> Option<u64> {
+    let start = settled(empty_at, now);
+    let interval = BURST_NANOS.checked_div(u64::from(rate.get())).unwrap_or(0).max(1);
+    let after = start.saturating_add(interval);
+    (after <= now.saturating_add(BURST_NANOS)).then_some(after)
+}
+
+/// The cell at `now`: no credit for the past beyond the burst, and none of a future that the clock has left.
+fn settled(empty_at: u64, now: u64) -> u64 {
+    if empty_at > now.saturating_add(BURST_NANOS) { now } else { empty_at.max(now) }
+}
+
+/// A second's worth may come at once.
+const BURST_NANOS: u64 = 1_000_000_000;
+const ROW_LEN: usize = 1 << 15;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::time::Duration;
+
+    fn rate(rate: u32) -> Rate {
+        NonZeroU32::new(rate)
+    }
+
+    fn at(millis: u64) -> Instant {
+        Instant::from_nanos(millis * 1_000_000)
+    }
+
+    #[test]
+    fn a_second_s_worth_comes_at_once_and_then_as_time_passes() {
+        let budget = Budget::default();
+        let start = at(5_000);
+        assert_eq!((0..1_000).filter(|_| budget.take(start, rate(10))).count(), 10);
+        assert!(!budget.take(at(5_099), rate(10)));
+        assert!(budget.take(at(5_100), rate(10)));
+        assert!(!budget.take(at(5_100), rate(10)));
+        assert_eq!((0..1_000).filter(|_| budget.take(at(9_000), rate(10))).count(), 10);
+    }
+
+    #[test]
+    fn no_rate_is_no_limit_and_the_highest_rate_lets_nothing_starve() {
+        let budget = Budget::default();
+        assert!((0..10_000).all(|_| budget.take(at(1), None)));
+        assert!((0..10_000).all(|_| budget.take(at(1), rate(u32::MAX))));
+    }
+
+    #[test]
+    fn a_clock_that_leaps_back_a_day_does_not_shut_the_budget() {
+        let budget = Budget::default();
+        let prefixes = PrefixBudgets::new(TableHasher::new([1, 2]));
+        let address = IpAddr::from([198, 18, 0, 1]);
+        let day = at(100_000_000);
+        assert!((0..10).all(|_| budget.take(day, rate(10)) && prefixes.take(address, 0, day, rate(10))));
+        let before = at(13_600_000);
+        assert!(budget.take(before, rate(10)) && prefixes.take(address, 0, before, rate(10)));
+        let after = day.after(Duration::from_secs(86_400));
+        assert!(budget.take(after, rate(10)) && prefixes.take(address, 0, after, rate(10)));
+    }
+
+    #[test]
+    fn a_heavy_prefix_spends_its_own_budget_and_nobody_else_s() {
+        let prefixes = PrefixBudgets::new(TableHasher::new([1, 2]));
+        let take =
+            |third: u8, last: u8| prefixes.take(IpAddr::from([198, 18, third, last]), 3, at(50), rate(100));
+        assert_eq!((0..10_000).filter(|n| take(1, (*n % 256) as u8)).count(), 100);
+        assert!((2..=255).all(|third| (0..100).all(|_| take(third, 1))));
+        assert!(prefixes.take(IpAddr::from([198, 18, 1, 1]), 4, at(50), rate(100)), "another service");
+    }
+}

@@ -1,0 +1,152 @@
+//! `docs/conformance.md` tells the truth: every row of the checklist is in it, and every test that it names exists and
+//! names the row.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests are tests")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Rows whose code is on its way.
+const PENDING: &[u16] = &[];
+
+const LAST_ROW: u16 = 91;
+/// What a row says whose mode does not exist yet.
+const WITH_ADAPTIVE_MODE: &str = "with adaptive mode";
+
+#[test]
+fn every_row_is_there_once_and_says_what_is_done() {
+    let rows = rows();
+    let mut expected: Vec<u16> = (1..=LAST_ROW).filter(|row| !PENDING.contains(row)).collect();
+    let numbers: Vec<u16> = rows.iter().filter_map(Row::number).collect();
+    for number in &numbers {
+        assert!(!PENDING.contains(number), "row {number} is pending and must not be listed");
+    }
+    expected.retain(|row| !numbers.contains(row));
+    assert!(expected.is_empty(), "rows without a line: {expected:?}");
+    assert!(numbers.is_sorted_by(|a, b| a < b), "each row once, in order: {numbers:?}");
+    for row in &rows {
+        assert!(row.cells.iter().all(|cell| !cell.is_empty()), "empty cell: {}", row.line);
+    }
+}
+
+#[test]
+fn every_test_that_is_named_exists_and_names_its_row() {
+    let mut faults = Vec::new();
+    for row in rows() {
+        let tests = row.tests();
+        if tests.is_empty() && !row.waits() {
+            faults.push(format!("no test: {}", row.line));
+        }
+        for test in tests {
+            match rows_named_by(&test) {
+                Err(fault) => faults.push(format!("{test}: {fault}")),
+                Ok(named) if row.number().is_some_and(|number| !named.contains(&number)) => {
+                    faults.push(format!("{test} does not name row {}", row.cells[0]));
+                }
+                Ok(_) => {}
+            }
+        }
+    }
+    assert!(faults.is_empty(), "\n{}", faults.join("\n"));
+}
+
+#[test]
+fn every_row_that_a_script_names_lists_the_script() {
+    let listed: BTreeSet<(u16, String)> = rows()
+        .iter()
+        .filter_map(|row| Some((row.number()?, row.tests())))
+        .flat_map(|(number, tests)| tests.into_iter().map(move |test| (number, test)))
+        .collect();
+    let scripts = fs::read_dir(root().join(SCRIPTS)).unwrap().map(|entry| entry.unwrap().file_name());
+    for name in scripts.filter_map(|name| name.into_string().ok()).filter(|name| name.ends_with(".pkt")) {
+        let script = format!("{SCRIPTS}/{name}");
+        for number in rows_named_by(&script).unwrap() {
+            assert!(
+                PENDING.contains(&number) || listed.contains(&(number, script.clone())),
+                "row {number} does not list {script}"
+            );
+        }
+    }
+}
+
+/// A line of one of the tables.
+struct Row {
+    line: String,
+    cells: Vec<String>,
+}
+
+impl Row {
+    /// Its number in the checklist; the last table's lines have none.
+    fn number(&self) -> Option<u16> {
+        self.cells.first()?.parse().ok()
+    }
+
+    /// The tests that it names, in the last cell.
+    fn tests(&self) -> Vec<String> {
+        let last = self.cells.last().map_or("", String::as_str);
+        last.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+    }
+
+    /// Whether it waits for something that it names.
+    fn waits(&self) -> bool {
+        let last = self.cells.last().map_or("", String::as_str);
+        let pending = last.strip_prefix("with row ").and_then(|row| row.parse().ok());
+        last == WITH_ADAPTIVE_MODE || pending.is_some_and(|row| PENDING.contains(&row))
+    }
+}
+
+fn rows() -> Vec<Row> {
+    let text = fs::read_to_string(root().join("docs/conformance.md")).unwrap();
+    let is_row =
+        |line: &&str| line.starts_with("| ") && !line.ends_with("| shown by |") && !line.starts_with("|---");
+    let cells = |line: &str| line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect();
+    text.lines().filter(is_row).map(|line| Row { line: line.into(), cells: cells(line) }).collect()
+}
+
+/// The rows that a test names: a script in its header, a function in the comment above it.
+fn rows_named_by(test: &str) -> Result<Vec<u16>, String> {
+    if test.ends_with(".pkt") {
+        let text = fs::read_to_string(root().join(test)).map_err(|_| "no such file")?;
+        let list = text.strip_prefix("# rows: ").ok_or("no rows in its first line")?;
+        return Ok(numbers_in(list.lines().next().unwrap_or("")));
+    }
+    let (module, name) = test.rsplit_once("::").ok_or("neither a script nor a path")?;
+    let file = file_of(module).ok_or("no such module")?;
+    let text = fs::read_to_string(&file).unwrap();
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    let start = format!("fn {name}(");
+    let at = lines.iter().position(|line| line.starts_with(&start)).ok_or("no such function")?;
+    let above =
+        || lines[..at].iter().rev().take_while(|line| line.starts_with("///") || line.starts_with("#["));
+    if !above().any(|line| *line == "#[test]") {
+        return Err("not a test".into());
+    }
+    let comment: Vec<&str> = above().filter_map(|line| line.strip_prefix("/// ")).collect();
+    let named = comment.into_iter().rev().find_map(|line| {
+        let rest = line.strip_prefix("Rows ").or_else(|| line.strip_prefix("Row "))?;
+        Some(numbers_in(rest.split(['.', ':']).next().unwrap_or("")))
+    });
+    Ok(named.unwrap_or_default())
+}
+
+/// `62` or `62, 63 and 64`.
+fn numbers_in(list: &str) -> Vec<u16> {
+    list.split(|letter: char| !letter.is_ascii_digit()).filter_map(|number| number.parse().ok()).collect()
+}
+
+/// `engine::closing` is in `tests`, as are `netns` and the tests of one file; `wire::tcp::tests` is in `src`.
+fn file_of(module: &str) -> Option<PathBuf> {
+    let path = module.replace("::", "/");
+    let candidates = match path.strip_suffix("/tests") {
+        Some(unit) => [format!("src/{unit}.rs"), format!("src/{unit}/mod.rs")],
+        None => [format!("tests/{path}.rs"), format!("tests/{path}/mod.rs")],
+    };
+    candidates.into_iter().map(|file| root().join(file)).find(|file| file.exists())
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+const SCRIPTS: &str = "tests/engine/scripts";
