@@ -14,6 +14,7 @@ use nix::unistd::Pid;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::Config;
+use crate::control::attacks::Board;
 use crate::control::claim::Claim;
 use crate::control::doctor;
 use crate::control::http::{self, Answers, Readiness};
@@ -74,6 +75,7 @@ struct Appliance {
     workers: Workers,
     state: Option<Arc<StateDirectory>>,
     checkpoints: Option<Checkpoints>,
+    board: Arc<Board>,
 }
 
 impl Appliance {
@@ -101,19 +103,36 @@ impl Appliance {
         let checkpoints = state.as_ref().map(checkpoint).transpose().context("checkpoints")?;
         let reload = Arc::new(Mutex::new(Reload { success: true, succeeded_at: unix_time() }));
         let path = path.to_owned();
-        Ok(Appliance { path, config, shared, ports, rotation, clock, reload, workers, state, checkpoints })
+        let board = Arc::default();
+        Ok(Appliance {
+            path,
+            config,
+            shared,
+            ports,
+            rotation,
+            clock,
+            reload,
+            workers,
+            state,
+            checkpoints,
+            board,
+        })
     }
 
     /// What HTTP answers.
     fn answers(&self) -> anyhow::Result<Answers> {
         let (shared, ports, reload) = (self.shared.clone(), self.ports.clone(), self.reload.clone());
-        let (running, state) = (self.workers.running.clone(), self.state.clone());
+        let (running, state, board) = (self.workers.running.clone(), self.state.clone(), self.board.clone());
+        let (installed_at, epoch) = (self.rotation.installed_at(), self.config.cookie.epoch);
         let exporter = Exporter::new(move || Sample {
             engine: shared.snapshot(),
             io: ports.snapshot(),
             reload: *reload.lock().unwrap_or_else(PoisonError::into_inner),
             workers: running.load(Ordering::Relaxed),
             checkpoint: state.as_ref().map(|state| state.last()),
+            key: (*installed_at.lock().unwrap_or_else(PoisonError::into_inner), epoch),
+            attacks: board.counts(),
+            traffic: board.traffic(),
         })?;
         let (shared, ports) = (self.shared.clone(), self.ports.clone());
         let (running, all) = (self.workers.running.clone(), self.workers.threads.len());

@@ -10,6 +10,7 @@ use prometheus::process_collector::ProcessCollector;
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{Registry, TextEncoder};
 
+use crate::control::attacks::{Kind, Traffic};
 use crate::control::state::Checkpoint;
 use crate::engine::policy::Mode;
 use crate::engine::stats::{HANDSHAKE_BUCKETS, HistogramValues, PortValues, ServiceValues};
@@ -29,6 +30,12 @@ pub struct Sample {
     pub workers: usize,
     /// How the flows were last saved, if they are.
     pub checkpoint: Option<Checkpoint>,
+    /// When the key in force was installed, since the Unix epoch, and for how long it is used.
+    pub key: (Duration, Duration),
+    /// Events so far, by service and kind.
+    pub attacks: Vec<(String, Kind, u64)>,
+    /// What the detector sees, by service.
+    pub traffic: Vec<Traffic>,
 }
 
 /// The last time that a configuration was read, be it at the start.
@@ -94,6 +101,8 @@ fn families(sample: &Sample) -> Vec<MetricFamily> {
     families.extend(ports(sample));
     families.extend(services(&sample.engine));
     families.extend(tables(&sample.engine));
+    families.extend(pressure(&sample.engine));
+    families.extend(detection(sample));
     families
 }
 
@@ -115,6 +124,109 @@ fn program(sample: &Sample) -> Vec<MetricFamily> {
             "synwall_config_reload_success_timestamp_seconds",
             "When a configuration was last loaded with success, in seconds since 1970.",
             [metric(&[], sample.reload.succeeded_at.as_secs_f64())],
+        ),
+    ]
+}
+
+/// What decides about challenging.
+fn pressure(engine: &Snapshot) -> [MetricFamily; 6] {
+    let each = |value: fn(&ServiceSnapshot) -> u64| {
+        engine
+            .services
+            .iter()
+            .map(move |service| metric(&[("service", &service.name)], float(value(service))))
+    };
+    let changes = engine.services.iter().flat_map(|service| {
+        let counters = &service.values.counters;
+        [("on", counters.challenge_started), ("off", counters.challenge_ended)]
+            .map(|(to, count)| metric(&[("service", &service.name), ("to", to)], float(count)))
+    });
+    let thresholds = engine.services.iter().flat_map(|service| {
+        let rows = [
+            ("activate", "half_open", service.activate_at.half_open),
+            ("activate", "syn_rate", service.activate_at.syn_rate),
+            ("deactivate", "half_open", service.deactivate_at.half_open),
+            ("deactivate", "syn_rate", service.deactivate_at.syn_rate),
+        ];
+        rows.map(|(edge, measure, value)| {
+            metric(&[("service", &service.name), ("edge", edge), ("measure", measure)], f64::from(value))
+        })
+    });
+    [
+        gauge(
+            "synwall_challenging",
+            "Whether SYNs to the service are answered with cookies at the moment.",
+            each(|service| u64::from(service.is_challenging)),
+        ),
+        gauge(
+            "synwall_under_pressure",
+            "1 from when half-open entries or the SYN rate passed activate_at until both have stayed below deactivate_at.",
+            each(|service| u64::from(service.is_under_pressure)),
+        ),
+        gauge(
+            "synwall_half_open_limit",
+            "The most half-open connections that the service may hold.",
+            each(|service| service.max_half_open),
+        ),
+        gauge(
+            "synwall_cookies_in_flight",
+            "Cookies sent within the last SYN timeout that have not come back.",
+            each(|service| service.cookies_in_flight),
+        ),
+        counter(
+            "synwall_challenge_changes_total",
+            "Times that a service began (on) or stopped (off) to challenge.",
+            changes,
+        ),
+        gauge(
+            "synwall_threshold",
+            "The configured pressure at which challenging begins and below which it ends: half-open connections, and SYNs a \
+             second.",
+            thresholds,
+        ),
+    ]
+}
+
+/// What the detector makes of it.
+fn detection(sample: &Sample) -> [MetricFamily; 7] {
+    let each = |value: fn(&Traffic) -> f64| {
+        sample.traffic.iter().map(move |traffic| metric(&[("service", &traffic.service)], value(traffic)))
+    };
+    let attacks = sample.attacks.iter().map(|(service, kind, count)| {
+        metric(&[("service", service.as_str()), ("kind", kind.label())], float(*count))
+    });
+    let (installed, epoch) = sample.key;
+    [
+        gauge(
+            "synwall_under_attack",
+            "Whether the service is under pressure that is not a crowd of real clients.",
+            each(|traffic| f64::from(traffic.is_attacked)),
+        ),
+        counter("synwall_attacks_total", "Events that have begun, by what they turned out to be.", attacks),
+        gauge(
+            "synwall_distinct_sources",
+            "Different sources of SYNs within the last ten seconds, estimated from a sample.",
+            each(|traffic| traffic.distinct_sources as f64),
+        ),
+        gauge(
+            "synwall_new_source_ratio",
+            "Share of SYNs within the last ten seconds from source prefixes that had not completed a handshake before.",
+            each(|traffic| traffic.new_source_share),
+        ),
+        gauge(
+            "synwall_completed_ratio",
+            "Completed handshakes by SYNs within the last ten seconds.",
+            each(|traffic| traffic.completed_share),
+        ),
+        gauge(
+            "synwall_key_installed_timestamp_seconds",
+            "When the newest cookie key was installed, in seconds since 1970.",
+            [metric(&[], installed.as_secs_f64())],
+        ),
+        gauge(
+            "synwall_key_epoch_seconds",
+            "For how long a cookie key is used before the next.",
+            [metric(&[], epoch.as_secs_f64())],
         ),
     ]
 }
@@ -242,6 +354,16 @@ const SERVICE_COUNTERS: &[ServiceCounter] = &[
         "synwall_half_open_expired_total",
         "Connections that were let through and that their client never completed.",
         |v| v.half_open_expired,
+    ),
+    (
+        "synwall_half_open_reset_total",
+        "Connections that were let through and whose slot at the server was freed with a RST after syn_timeout.",
+        |v| v.half_open_reset,
+    ),
+    (
+        "synwall_half_open_revived_total",
+        "Connections opened anew at the server because their client completed the handshake after syn_timeout.",
+        |v| v.half_open_revived,
     ),
     (
         "synwall_syn_signed_total",

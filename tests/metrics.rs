@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use synwall::config::Config;
+use synwall::control::attacks::{Kind, Traffic};
 use synwall::control::http::{self, Answers, Readiness};
 use synwall::control::rotate::Rotation;
 use synwall::control::state::Checkpoint;
@@ -47,7 +48,16 @@ fn sample(count: u16) -> Sample {
         octets: 1300,
     });
     let reload = Reload { success: true, succeeded_at: Duration::from_secs(1000) };
-    Sample { engine, io: io.snapshot(), reload, workers: 2, checkpoint }
+    Sample {
+        engine,
+        io: io.snapshot(),
+        reload,
+        workers: 2,
+        checkpoint,
+        key: (Duration::from_secs(1_790_000_000), Duration::from_secs(32)),
+        attacks: Kind::ALL.map(|kind| ("s1".to_owned(), kind, u64::from(count))).to_vec(),
+        traffic: vec![Traffic { service: "s1".to_owned(), is_attacked: true, ..Traffic::default() }],
+    }
 }
 
 fn render(count: u16) -> String {

@@ -11,7 +11,7 @@ use super::{
     Bridge, Config, Cookie, FilterLists, Log, LogFormat, LogLevel, Metrics, Plane, PlaneKind, Problem, State,
     value,
 };
-use crate::engine::policy::{Budgets, Limits, MAX_SERVICES, Mode, Prefix, ServerOptions, Service};
+use crate::engine::policy::{Budgets, Limits, MAX_SERVICES, Mode, Prefix, ServerOptions, Service, Threshold};
 
 /// Reads the whole document; every mistake in it is reported at once.
 pub(super) fn config(text: &str) -> Result<Config, Vec<Problem>> {
@@ -172,6 +172,20 @@ fn service(entry: &Value<'_>, index: usize, limits: &Limits, problems: &mut Prob
         }
         Ok(share)
     });
+    let activate_at = threshold(&mut section, "activate_at", default.activate_at, problems);
+    let half = Threshold {
+        half_open: activate_at.half_open.div_ceil(2),
+        syn_rate: activate_at.syn_rate.div_ceil(2),
+    };
+    let deactivate_at = threshold(&mut section, "deactivate_at", half, problems);
+    if deactivate_at.half_open > activate_at.half_open || deactivate_at.syn_rate > activate_at.syn_rate {
+        let message = format!("{}: deactivate_at: must not be above activate_at", section.name);
+        problems.add(section.position("deactivate_at"), message);
+    }
+    let second = Duration::from_secs(1);
+    let mut time = |key, default, range| section.read(key, default, problems, |v| value::duration(v, range));
+    let min_active = time("min_active", default.min_active, second..=3_600 * second);
+    let syn_timeout = time("syn_timeout", default.syn_timeout, second..=63 * second);
     if require_timestamps && !server.timestamps {
         let message = format!(
             "{}: require_timestamps: needs timestamps = true: without timestamps no client could connect",
@@ -195,6 +209,10 @@ fn service(entry: &Value<'_>, index: usize, limits: &Limits, problems: &mut Prob
         require_timestamps,
         server,
         max_half_open,
+        activate_at,
+        deactivate_at,
+        min_active,
+        syn_timeout,
         budgets,
         server_speaks_first,
         reset_unknown,
@@ -232,6 +250,21 @@ fn budgets(section: &mut Section<'_, '_>, problems: &mut Problems) -> Budgets {
     };
     section.finish(problems);
     budgets
+}
+
+fn threshold(
+    section: &mut Section<'_, '_>,
+    key: &'static str,
+    default: Threshold,
+    problems: &mut Problems,
+) -> Threshold {
+    let mut section = section.child(key, problems);
+    let threshold = Threshold {
+        half_open: section.read("half_open", default.half_open, problems, |v| count(v, 1..=4_000_000)),
+        syn_rate: section.read("syn_rate", default.syn_rate, problems, |v| count(v, 1..=100_000_000)),
+    };
+    section.finish(problems);
+    threshold
 }
 
 fn filter(mut section: Section<'_, '_>, problems: &mut Problems) -> FilterLists {

@@ -67,6 +67,21 @@ fn render_service(page: &mut Page, service: &Service, limits: &Limits) {
     page.value("ecn", &server.ecn, &default.ecn, bool::to_string);
     page.value("max_half_open", &service.max_half_open, &limits.max_half_open, u32::to_string);
     let default = Service::default();
+    let (activate, deactivate) = (service.activate_at, service.deactivate_at);
+    for (key, value, default) in [
+        ("activate_at.half_open", activate.half_open, default.activate_at.half_open),
+        ("activate_at.syn_rate", activate.syn_rate, default.activate_at.syn_rate),
+        ("deactivate_at.half_open", deactivate.half_open, activate.half_open.div_ceil(2)),
+        ("deactivate_at.syn_rate", deactivate.syn_rate, activate.syn_rate.div_ceil(2)),
+    ] {
+        page.value(key, &value, &default, u32::to_string);
+    }
+    for (key, value, default) in [
+        ("min_active", service.min_active, default.min_active),
+        ("syn_timeout", service.syn_timeout, default.syn_timeout),
+    ] {
+        page.value(key, &value, &default, |time| quoted(show_duration(*time)));
+    }
     for (key, value, default) in [
         ("server_speaks_first", service.server_speaks_first, default.server_speaks_first),
         ("reset_unknown", service.reset_unknown, default.reset_unknown),

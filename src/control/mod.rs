@@ -4,6 +4,7 @@
 //! [`privileges`], [`claim`]), keeps the keys ([`key`],
 //! [`rotate`]) and the state that outlives the process ([`state`]), swaps the policy ([`reload`]) and answers HTTP ([`http`]). Nothing here changes a setting of the host.
 
+pub mod attacks;
 pub mod claim;
 pub mod doctor;
 pub mod http;

@@ -1,5 +1,6 @@
 //! Which key is in force when: epochs are counted from 1970, so that nodes with one master and right clocks agree.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::cookie::{KeyRing, MasterKey};
@@ -12,12 +13,18 @@ pub struct Rotation {
     master: MasterKey,
     epoch: Duration,
     installed: Option<u64>,
+    installed_at: Arc<Mutex<Duration>>,
 }
 
 impl Rotation {
     /// A rotation of keys from `master` every `epoch`.
     pub fn new(master: MasterKey, epoch: Duration) -> Rotation {
-        Rotation { master, epoch, installed: None }
+        Rotation { master, epoch, installed: None, installed_at: Arc::default() }
+    }
+
+    /// When the keys in force were installed, since 1970; for whoever shows it.
+    pub fn installed_at(&self) -> Arc<Mutex<Duration>> {
+        self.installed_at.clone()
     }
 
     /// Installs the keys for `unix`, the time since 1970, unless they are installed; returns the time until the next.
@@ -30,6 +37,7 @@ impl Rotation {
             shared.set_keys(Keys { ring: KeyRing::at(&self.master, epoch), clock });
             tracing::debug!(epoch, "cookie key rotated");
             self.installed = Some(epoch);
+            *self.installed_at.lock().unwrap_or_else(PoisonError::into_inner) = unix;
         }
         let next = self.epoch.as_secs().max(1).saturating_mul(epoch.saturating_add(1));
         Duration::from_secs(next).saturating_sub(unix)

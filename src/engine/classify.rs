@@ -88,7 +88,7 @@ fn segment<'p>(policy: &'p Policy, side: Side, segment: Segment<'_>, offload: Of
     };
     let stance = match service.mode {
         Mode::Off => Stance::Pass,
-        Mode::Monitor => Stance::Watch,
+        Mode::Monitor | Mode::Adaptive => Stance::Watch,
         Mode::Always => match policy.filter.decide(client.0) {
             None => Stance::Challenge,
             Some(Rule::Allow) => Stance::Watch,

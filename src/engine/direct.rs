@@ -40,7 +40,7 @@ impl Step<'_> {
     fn watch_opening(&mut self, arrival: &Arrival<'_>, frame: &[u8]) {
         let counters = self.counters(arrival.id);
         match arrival.service.mode {
-            Mode::Off | Mode::Monitor => counters.would_challenge.add(1),
+            Mode::Off | Mode::Monitor | Mode::Adaptive => counters.would_challenge.add(1),
             Mode::Always => counters.syn_allowed.add(1),
         }
         if !self.has_room_for_timers() {

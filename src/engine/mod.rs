@@ -27,6 +27,7 @@ mod replay;
 mod reply;
 mod resume;
 mod service;
+pub mod sightings;
 pub mod stats;
 mod syn_sent;
 mod timeouts;
@@ -50,9 +51,10 @@ use crate::wire::tcp::Flags;
 use classify::{Arrival, Class, Stance, verify};
 use flow::{Flow, FlowState};
 use half_open::HalfOpen;
-use policy::{MAX_SERVICES, Mode, Policy, ServiceId};
+use policy::{MAX_SERVICES, Mode, Policy, ServiceId, Threshold};
 use repeat::Repeats;
 use service::ServiceState;
+use sightings::Sightings;
 use stats::{PortValues, ServiceCounters, ServiceRowValues, WorkerStats};
 use timeouts::TimerKind;
 pub use verdict::{DropReason, Outbox, Side, Verdict};
@@ -82,6 +84,7 @@ pub struct Shared {
     synack_budgets: PrefixBudgets,
     /// Of reports that a packet was too big.
     too_big: Budget,
+    sightings: Sightings,
     stats: Box<[WorkerStats]>,
 }
 
@@ -102,6 +105,7 @@ impl Shared {
             validated: RecentSet::new(hasher.clone(), VALIDATED_LOG2),
             synack_budgets: PrefixBudgets::new(hasher),
             too_big: Budget::default(),
+            sightings: Sightings::new(),
             stats: (0..workers.max(1)).map(|_| WorkerStats::new()).collect(),
         }
     }
@@ -171,6 +175,12 @@ impl Shared {
                 mode: service.mode,
                 values,
                 half_open: self.half_open.group_len(id.index()) as u64,
+                max_half_open: u64::from(service.max_half_open),
+                cookies_in_flight: 0,
+                is_challenging: service.mode == Mode::Always,
+                is_under_pressure: false,
+                activate_at: service.activate_at,
+                deactivate_at: service.deactivate_at,
                 backend_up: state.is_up(),
                 server_options: vec![
                     ("mss", i64::from(options.mss.unwrap_or(0))),
@@ -239,6 +249,18 @@ pub struct ServiceSnapshot {
     pub values: ServiceRowValues,
     /// Half-open entries at the moment.
     pub half_open: u64,
+    /// The most that it may hold.
+    pub max_half_open: u64,
+    /// Cookies that were sent lately and have not come back.
+    pub cookies_in_flight: u64,
+    /// Whether SYNs are answered with cookies at the moment.
+    pub is_challenging: bool,
+    /// Whether pressure has passed `activate_at` and not yet stayed below `deactivate_at`; in every mode but `off`.
+    pub is_under_pressure: bool,
+    /// The thresholds in force.
+    pub activate_at: Threshold,
+    /// The thresholds in force.
+    pub deactivate_at: Threshold,
     /// Whether its server answers: no if the last handshakes all failed.
     pub backend_up: bool,
     /// What its server was seen to support, by option name (`mss`, `wscale`, `sack`, `timestamps`, `ecn`); `wscale` is -1 if

@@ -43,19 +43,23 @@ pub enum Mode {
     Off,
     /// Its connections pass and are tracked; what would have been done is counted.
     Monitor,
+    /// Its connections pass and are tracked until pressure passes [`Service::activate_at`]; then as `Always`, until it has
+    /// stayed below [`Service::deactivate_at`] for [`Service::min_active`].
+    Adaptive,
     /// Every SYN is answered with a cookie.
     Always,
 }
 
 impl Mode {
     /// Every mode.
-    pub const ALL: [Mode; 3] = [Mode::Off, Mode::Monitor, Mode::Always];
+    pub const ALL: [Mode; 4] = [Mode::Off, Mode::Monitor, Mode::Adaptive, Mode::Always];
 
     /// Its name in configuration and metrics.
     pub const fn label(self) -> &'static str {
         match self {
             Mode::Off => "off",
             Mode::Monitor => "monitor",
+            Mode::Adaptive => "adaptive",
             Mode::Always => "always",
         }
     }
@@ -103,6 +107,14 @@ pub struct Service {
     pub server: ServerOptions,
     /// The most half-open entries this service may hold.
     pub max_half_open: u32,
+    /// The pressure at which the service counts as under attack, and `adaptive` begins to challenge.
+    pub activate_at: Threshold,
+    /// The pressure below which that ends, if it stays there for [`Service::min_active`].
+    pub deactivate_at: Threshold,
+    /// For how long pressure must stay below [`Service::deactivate_at`].
+    pub min_active: Duration,
+    /// How long a connection that was let through may stay half-open at the server; shorter as the table fills.
+    pub syn_timeout: Duration,
     /// What may be sent in its name.
     pub budgets: Budgets,
     /// The server is the first to send (SMTP, SSH): a client whose ACK is lost waits for ever unless the SYN-ACK is
@@ -127,12 +139,25 @@ impl Default for Service {
             require_timestamps: false,
             server: ServerOptions::default(),
             max_half_open: Limits::default().max_half_open,
+            activate_at: Threshold { half_open: 128, syn_rate: 1_000 },
+            deactivate_at: Threshold { half_open: 64, syn_rate: 500 },
+            min_active: Duration::from_secs(60),
+            syn_timeout: Duration::from_secs(20),
             budgets: Budgets::default(),
             server_speaks_first: false,
             reset_unknown: false,
             refuse_silent: false,
         }
     }
+}
+
+/// Pressure on a service. It is reached when either measure is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Threshold {
+    /// Half-open entries and cookies in flight.
+    pub half_open: u32,
+    /// SYNs a second.
+    pub syn_rate: u32,
 }
 
 /// What is promised to a client and kept of its early data, in octets, unless the service says otherwise: ten segments,

@@ -114,6 +114,14 @@ counters! {
         flows_expired,
         /// Connections let through as they are that their client never completed.
         half_open_expired,
+        /// Connections let through whose slot at the server was freed with a RST, since their client was too slow.
+        half_open_reset,
+        /// Of those: connections that were opened anew when their client completed the handshake after all.
+        half_open_revived,
+        /// Times that the service began to challenge.
+        challenge_started,
+        /// Times that it stopped.
+        challenge_ended,
         /// SYNs that are signed (TCP MD5, TCP-AO): no SYN-ACK of ours can be. Such a service needs mode `off`.
         syn_signed,
         /// SYN-ACKs sent once more, to clients whose server is the first to send.

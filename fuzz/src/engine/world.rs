@@ -402,6 +402,7 @@ fn policy(low: u8, high: u8) -> Policy {
                 server_speaks_first: has(11),
                 refuse_silent: has(12),
                 budgets: if has(13) { scarce() } else { Budgets::default() },
+                ..Service::default()
             }
         })
         .collect();
