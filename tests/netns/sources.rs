@@ -19,12 +19,23 @@ pub(crate) struct Sources {
 }
 
 impl Sources {
-    /// Gives all addresses of `prefix`, one that the server routes to the attacker, to a namespace.
-    pub(crate) fn add(lab: &Lab, namespace: &str, prefix: &str) -> Sources {
+    /// Gives all addresses of `prefix` to whoever the server sends what it has no route for: the attacker, or the client if
+    /// there is none.
+    pub(crate) fn of_attacker(lab: &Lab, namespace: &str, prefix: &str) -> Sources {
+        lab.run(namespace, &["nft", "insert rule netdev lab ingress ip daddr", prefix, "accept"]);
+        Sources::own(lab, namespace, prefix)
+    }
+
+    /// Gives all addresses of `prefix` to the client beside an attacker.
+    pub(crate) fn of_client(lab: &Lab, prefix: &str) -> Sources {
+        lab.run("server", &["ip", "route", "add", prefix, "via", "198.18.255.10"]);
+        Sources::own(lab, "client", prefix)
+    }
+
+    fn own(lab: &Lab, namespace: &str, prefix: &str) -> Sources {
         let (first, len) = prefix.split_once('/').unwrap();
         let first = u32::from(first.parse::<Ipv4Addr>().unwrap());
         lab.run(namespace, &["ip", "route", "add", "local", prefix, "dev", "lo"]);
-        lab.run(namespace, &["nft", "insert rule netdev lab ingress ip daddr", prefix, "accept"]);
         Sources { first, count: 1 << (32 - len.parse::<u32>().unwrap()) }
     }
 
@@ -43,11 +54,11 @@ impl Sources {
 /// Connects from `source`, within the calling thread's namespace; the connection ends by RST, so that no port stays taken.
 pub(crate) fn connect_from(source: Ipv4Addr, server: SocketAddr) -> Result<TcpStream> {
     let fd = bound(source)?;
-    let limit = nix::sys::time::TimeVal::new(2, 0);
+    let limit = nix::sys::time::TimeVal::new(20, 0);
     setsockopt(&fd, sockopt::SendTimeout, &limit)?;
     connect(fd.as_raw_fd(), &SockaddrStorage::from(server))?;
     let stream = TcpStream::from(fd);
-    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
     Ok(stream)
 }
 
