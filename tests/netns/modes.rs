@@ -181,7 +181,7 @@ fn a_botnet_of_one_prefix_is_held_to_its_share() {
     let exceeded = || lab.metric("synwall_dropped_total", "source_connections_exceeded");
     assert!(eventually(Duration::from_secs(30), || exceeded() > 100), "{} over the share", exceeded());
     let others = Sources::of_client(&lab, "198.18.128.0/17");
-    let connect = |number: u32| connect_from(others.address(number % 128 * 256 + 1), server).unwrap();
+    let connect = |number: u32| connect_from(others.address(number % 100 * 256 + 1), server).unwrap();
     let connected = lab.within("client", || (0..200).map(connect).collect::<Vec<_>>());
     let others_are_there = || from_others.load(Ordering::Relaxed) == 200;
     assert!(eventually(Duration::from_secs(20), others_are_there), "{from_others:?} of 200 arrived");
