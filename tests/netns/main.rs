@@ -26,5 +26,6 @@ mod failures;
 mod flood;
 mod loss;
 mod mtu;
+mod page;
 mod restart;
 mod round_trips;
