@@ -108,7 +108,7 @@ fn browse(lab: &Lab, name: &str, options: &[&str]) -> Page {
         .unwrap();
     let html = String::from_utf8_lossy(&output.stdout).into_owned();
     let console = String::from_utf8_lossy(&output.stderr).lines().map(str::to_owned).collect();
-    let headline = between(&html, "<li data-service=\"four\"", "</li>").split_once('>').unwrap_or_default().1;
+    let headline = between(&html, "data-service=\"four\"", "</li>").split_once('>').unwrap_or_default().1;
     let headline = headline.replace("<b>", "").replace("</b>", "").replace("&nbsp;", "\u{a0}");
     Page { headline, html, console, picture }
 }
