@@ -376,7 +376,7 @@ class Chart {
       ...this.size(),
       legend: { show: false },
       cursor: { sync: { key: "live" }, drag: { x: false, y: false }, points: { size: 6 } },
-      padding: [6, 12, 0, 0],
+      padding: [6, 28, 0, 0],
       scales: {
         x: { time: true, range: () => [Math.max(Math.min(series.t[0] ?? 0, now() - 60), now() - SPAN), now()] },
         // Like a logarithm, but with a zero: ten clients are to be seen beside a hundred thousand SYNs.
