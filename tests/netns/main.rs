@@ -28,5 +28,6 @@ mod flood;
 mod loss;
 mod modes;
 mod mtu;
+mod page;
 mod restart;
 mod round_trips;
