@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use synwall::cookie::{KeyRing, MasterKey, Offer, Tuple, check, mint};
-use synwall::engine::policy::{Budgets, Limits, Policy, PortSet, Prefix, Service};
+use synwall::engine::policy::{Budgets, Limits, Mode, Policy, PortSet, Prefix, Service};
 use synwall::engine::{Engine, Keys, Outbox, Shared, Side, Verdict};
 use synwall::time::{Instant, WallClock};
 use synwall::wire::buffer::FrameBuf;
@@ -113,6 +113,7 @@ impl Bench {
             name: "web".into(),
             prefix: Prefix::host([198, 18, 255, 2].into()),
             ports,
+            mode: Mode::Always,
             max_half_open: 1_000,
             // The clock of a benchmark stands still.
             budgets: Budgets {

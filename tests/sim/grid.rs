@@ -85,6 +85,8 @@ pub struct World {
     pub told: ServerOptions,
     /// The service's option `server_speaks_first`.
     pub repeats_syn_acks: bool,
+    /// Whether the service challenges only under pressure, of which a little is enough.
+    pub is_adaptive: bool,
     /// Until the first key rotation.
     pub first_epoch: Duration,
     pub plans: Vec<Plan>,
@@ -140,6 +142,7 @@ pub fn world(seed: u64) -> World {
         repeats_syn_acks: random.below(2) == 0,
         first_epoch: random.duration(Duration::from_secs(32)),
         plans: (0..count).map(|_| plan(&mut random, &server, is_bulk, v6)).collect(),
+        is_adaptive: seed / CELLS % 3 == 2,
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use synwall::cookie::{KeyRing, MasterKey};
-use synwall::engine::policy::{Limits, Policy, PortSet, Prefix, Service};
+use synwall::engine::policy::{Limits, Mode, Policy, PortSet, Prefix, Service, Threshold};
 use synwall::engine::{Engine, Keys, Outbox, Shared, Side, Snapshot, Verdict};
 use synwall::time::{Instant, WallClock};
 use synwall::wire::buffer::FrameBuf;
@@ -30,12 +30,17 @@ pub struct Middle {
 pub type Departure = (Side, Frame);
 
 impl Middle {
-    /// One service, `always`, behind keys that rotate every 32 s.
+    /// One service behind keys that rotate every 32 s.
     pub fn new(now: Instant, server: IpAddr, world: &World) -> Middle {
         let mut ports = PortSet::empty();
         ports.insert_range(80, 80);
         let service = Service {
             name: "web".into(),
+            mode: if world.is_adaptive { Mode::Adaptive } else { Mode::Always },
+            activate_at: Threshold { half_open: 2, syn_rate: 20 },
+            deactivate_at: Threshold { half_open: 1, syn_rate: 1 },
+            min_active: Duration::from_secs(1),
+            syn_timeout: Duration::from_secs(1),
             prefix: Prefix::host(server),
             ports,
             server: world.told,
