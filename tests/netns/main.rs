@@ -15,6 +15,11 @@
 mod capture;
 mod crowd;
 mod lab;
+mod prometheus;
+#[path = "../dashboard/promql.rs"]
+mod promql;
+#[path = "../dashboard/queries.rs"]
+mod queries;
 mod segments;
 mod traffic;
 
@@ -26,5 +31,6 @@ mod failures;
 mod flood;
 mod loss;
 mod mtu;
+mod observed;
 mod restart;
 mod round_trips;
