@@ -27,6 +27,7 @@ fn prometheus_shows_a_flood_on_every_panel_and_alerts_as_it_should() {
     let quiet = prometheus.now();
     flood(&lab);
     prometheus.wait(&format!("sum(rate({SYNS}[5s]))"), |rate| rate > 2000.0);
+    prometheus.wait("max(synwall_challenging)", |challenging| challenging == 1.0);
     let begun = prometheus.now();
     if IS_DETECTED {
         prometheus.wait("count(ALERTS{alertname=\"SynwallUnderAttack\", alertstate=\"firing\"})", |count| {
@@ -37,12 +38,13 @@ fn prometheus_shows_a_flood_on_every_panel_and_alerts_as_it_should() {
     let flooded = prometheus.now();
     lab.script(&["stop", "flood"]);
     prometheus.wait(&format!("sum(rate({SYNS}[5s]))"), |rate| rate < 200.0);
+    prometheus.wait("max(synwall_challenging)", |challenging| challenging == 0.0);
     let over = prometheus.now();
-    prometheus.wait("vector(time())", |now| now > over + 10.0);
+    prometheus.wait("vector(time())", |now| now > over + 5.0);
     clients.go();
 
-    keep_for_the_picture(&prometheus, quiet - 6.0, over + 10.0);
-    the_course_can_be_read_afterwards(&prometheus, quiet, flooded, over + 10.0);
+    keep_for_the_picture(&prometheus, quiet - 6.0, over + 5.0);
+    the_course_can_be_read_afterwards(&prometheus, quiet, flooded, over + 5.0);
     every_panel_has_data(&prometheus, flooded);
     every_rule_has_what_it_looks_at(&prometheus, flooded);
     what_is_well_raises_no_alert(&prometheus, flooded);
@@ -60,6 +62,9 @@ fn the_course_can_be_read_afterwards(prometheus: &Prometheus, quiet: f64, floode
     let (syns, cookies) = (at(&rate(SYNS), flooded), at(&rate("synwall_synack_sent_total"), flooded));
     assert!(syns > 2000.0 && syns < 1e7, "{syns} SYNs a second");
     assert!(cookies > syns / 2.0 && cookies < 1.1 * syns, "{cookies} cookies a second for {syns} SYNs");
+    for (time, expected) in [(quiet, 0.0), (flooded, 1.0), (after, 0.0)] {
+        assert_eq!(at("max(synwall_challenging{service=\"four\"})", time), expected, "challenging at {time}");
+    }
     for time in [quiet, flooded, after] {
         let connections = at(&rate("synwall_flows_admitted_total"), time);
         assert!(connections > 0.5 && connections < 50.0, "{connections} connections a second at {time}");
@@ -226,7 +231,8 @@ fn flood(lab: &Lab) {
 
 fn config(lab: &Lab) -> String {
     let kept = format!("directory = \"{}\"", lab.state().join("flows").display());
-    CONFIG.replace("directory = \"off\"", &kept)
+    let adaptive = "mode = \"adaptive\"\nmin_active = \"5s\"";
+    CONFIG.replace("directory = \"off\"", &kept).replace("mode = \"always\"", adaptive)
 }
 
 const SYNS: &str = "synwall_syn_received_total";

@@ -71,10 +71,10 @@ impl Prometheus<'_> {
         series.first().map(value)
     }
 
-    /// Waits at most a minute until an expression gives a value that will do.
+    /// Waits at most two minutes until an expression gives a value that will do.
     pub(crate) fn wait(&self, expr: &str, will_do: impl Fn(f64) -> bool) {
-        let came = eventually(Duration::from_secs(60), || self.value(expr, None).is_some_and(&will_do));
-        assert!(came, "after a minute {expr} is {:?}", self.value(expr, None));
+        let came = eventually(Duration::from_secs(120), || self.value(expr, None).is_some_and(&will_do));
+        assert!(came, "after two minutes {expr} is {:?}", self.value(expr, None));
     }
 
     /// Seconds since 1970, by its clock.
