@@ -21,6 +21,7 @@ mod promql;
 #[path = "../dashboard/queries.rs"]
 mod queries;
 mod segments;
+mod sources;
 mod traffic;
 
 mod bad_input;
@@ -30,7 +31,9 @@ mod differential;
 mod failures;
 mod flood;
 mod loss;
+mod modes;
 mod mtu;
 mod observed;
+mod page;
 mod restart;
 mod round_trips;
