@@ -218,6 +218,7 @@ const NOT_SHOWN: &[&str] = &[
     "synwall_grace_packets_total",
     "synwall_icmp_noted_total",
     "synwall_icmp_translated_total",
+    "synwall_key_epoch",
     "synwall_mode",
     "synwall_synack_repeated_total",
 ];
