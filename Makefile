@@ -5,12 +5,12 @@ SHELL := bash
 .DEFAULT_GOAL := help
 LAB := deploy/lab/lab
 MUTANTS := 27.1.0
-SCRIPTS := .ci/run deploy/lab/lab deploy/lab/demo deploy/lab/deps fuzz/run fuzz/grow
+SCRIPTS := .ci/run deploy/lab/lab deploy/lab/demo deploy/lab/deps deploy/grafana/check-types fuzz/run fuzz/grow
 
-.PHONY: help deps demo test unit sim fuzz mutants netns bench fmt clippy core docs shellcheck build lab-up lab-down
+.PHONY: help deps demo test unit sim fuzz mutants netns bench dashboard-types dashboard-picture fmt clippy core docs shellcheck build lab-up lab-down
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
 deps: ## install what the lab and the tests call (apt-get)
 	@deploy/lab/deps
@@ -60,6 +60,13 @@ netns: deps ## real kernels, real packets: one lab after another
 bench: deps ## against plain forwarding and the kernel's synproxy, in one run
 	cargo build --release --bin synwall --example lab_flood
 	benches/lab/run
+
+dashboard-types: ## the dashboard against the types of @grafana/schema; needs npm, so it is no part of test
+	deploy/grafana/check-types
+
+dashboard-picture: deps ## docs/dashboard.svg anew, from a flood in the lab: docs/monitoring.md
+	cargo test --release --test netns -- --test-threads=1 observed
+	docs/render-panels < target/tmp/observed.json > docs/dashboard.svg
 
 lab-up: deps ## a lab to play in: LAB=name deploy/lab/lab
 	$(LAB) up

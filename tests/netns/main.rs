@@ -15,6 +15,11 @@
 mod capture;
 mod crowd;
 mod lab;
+mod prometheus;
+#[path = "../dashboard/promql.rs"]
+mod promql;
+#[path = "../dashboard/queries.rs"]
+mod queries;
 mod segments;
 mod sources;
 mod traffic;
@@ -28,6 +33,7 @@ mod flood;
 mod loss;
 mod modes;
 mod mtu;
+mod observed;
 mod page;
 mod restart;
 mod round_trips;
