@@ -138,7 +138,7 @@ fn mistakes_outside_services_are_named_with_line_and_column() {
     let table = [
         (
             "[limit]\n",
-            "4:2: unknown key \"limit\"; known here: bridge, limits, service, filter, cookie, state, metrics, log, plane",
+            "4:2: unknown key \"limit\"; known here: bridge, limits, service, filter, cookie, state, attack, metrics, log, plane",
         ),
         ("[limits]\nmax_flows = 0\n", "5:13: limits: max_flows: 0 is out of range, 1 to 50000000"),
         ("[limits]\nstartup_grace = \"2d\"\n", "5:17: limits: startup_grace: 2d is out of range, 0s to 1d"),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use synwall::config::Config;
-use synwall::control::attacks::{Kind, Traffic};
+use synwall::control::attacks::{HookRun, Kind, Traffic};
 use synwall::control::http::{self, Answers, Readiness};
 use synwall::control::rotate::Rotation;
 use synwall::control::state::Checkpoint;
@@ -57,6 +57,7 @@ fn sample(count: u16) -> Sample {
         key: (Duration::from_secs(1_790_000_000), Duration::from_secs(32)),
         attacks: Kind::ALL.map(|kind| ("s1".to_owned(), kind, u64::from(count))).to_vec(),
         traffic: vec![Traffic { service: "s1".to_owned(), is_attacked: true, ..Traffic::default() }],
+        hook_runs: HookRun::ALL.map(|run| (run, 9)),
     }
 }
 
@@ -116,6 +117,8 @@ fn values_stand_where_they_belong() {
         "synwall_flows_restored_total{service=\"s1\"} 0",
         "synwall_grace_packets_total{service=\"s1\"} 0",
         "synwall_grace_flows_total{service=\"s1\"} 0",
+        "synwall_hook_runs_total{result=\"ok\"} 9",
+        "synwall_hook_runs_total{result=\"dropped\"} 9",
     ] {
         assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
     }
