@@ -7,7 +7,7 @@
 //! - Handshakes complete a round trip after their SYN, so SYNs are compared with what was completed until a little later,
 //!   and what was completed anyhow before the event began is set off against that.
 //! - SYNs that are sent again are one attempt, up to a point: repeating is what some floods do.
-//! - Sketches are of a fixed size: a service with traffic takes some 80 KiB, a quiet one nothing.
+//! - Sketches are of a fixed size: a service with traffic takes some 80 KiB, a quiet one 4 KiB.
 
 mod event;
 mod evidence;
@@ -61,7 +61,7 @@ pub struct Detector {
     events: u64,
 }
 
-/// One service that has traffic.
+/// One service.
 struct Watch {
     service: String,
     window: Window,
@@ -113,17 +113,9 @@ impl Detector {
             {
                 changes.extend(gone.end(now));
             }
-            let has_traffic = service.is_under_pressure || service.values.counters.syn_received > 0;
-            if slot.is_none() && has_traffic {
-                *slot = Some(Box::new(Watch::new(&self.hasher)));
-            }
-            traffic.push(match slot {
-                Some(watch) => {
-                    changes.extend(watch.review(now, service, &mut self.events));
-                    watch.traffic.clone()
-                }
-                None => Traffic { service: service.name.clone(), ..Traffic::default() },
-            });
+            let watch = slot.get_or_insert_with(|| Box::new(Watch::new(&self.hasher)));
+            changes.extend(watch.review(now, service, &mut self.events));
+            traffic.push(watch.traffic.clone());
         }
         for slot in self.watches.iter_mut().skip(snapshot.services.len()) {
             if let Some(mut gone) = slot.take() {
