@@ -57,7 +57,11 @@ pub fn run(path: &Path, config: Config) -> anyhow::Result<()> {
         if let Some(listener) = listener {
             http::serve(listener, appliance.answers()?).context("metrics")?;
         }
-        detect::task::start(appliance.shared.clone(), appliance.board.clone(), appliance.config.attack.hook())?;
+        detect::task::start(
+            appliance.shared.clone(),
+            appliance.board.clone(),
+            appliance.config.attack.hook(),
+        )?;
         appliance.log_start();
         let outcome = appliance.control(signals).await;
         appliance.stop();

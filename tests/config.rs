@@ -388,7 +388,7 @@ key_file = '/k'
 directory = 'off'
 checkpoint = '1m'
 [attack]
-hook = ['/h', 'a "b"']
+hook = ['/h', 'a \"b\"']
 hook_timeout = '1s'
 [metrics]
 listen = 'off'
@@ -439,7 +439,10 @@ workers = 64
     assert_eq!(shown(&config.filter.allow), ["198.18.0.7/32"]);
     assert_eq!((config.state.directory.clone(), config.state.checkpoint), (None, seconds(60)));
     let hook = config.attack.hook().unwrap();
-    assert_eq!((hook.program, hook.arguments, hook.timeout), ("/h".into(), vec!["a \"b\"".to_owned()], seconds(1)));
+    assert_eq!(
+        (hook.program, hook.arguments, hook.timeout),
+        ("/h".into(), vec!["a \"b\"".to_owned()], seconds(1))
+    );
     assert_eq!(config.cookie.key_file, Some(PathBuf::from("/k")));
     assert_eq!((config.metrics.listen, config.log.format, config.plane.workers), (None, LogFormat::Json, 64));
     let shown = config.to_toml();

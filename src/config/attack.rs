@@ -72,7 +72,10 @@ fn command(value: &Value<'_>) -> Result<Option<Vec<String>>, Fault> {
     let word = |entry: &Value<'_>| {
         let text = value::string(entry).map_err(|fault| fault.or_at(entry.span().start))?;
         if text.contains('\0') {
-            return Err(Fault::at(entry.span().start, format!("{text:?} holds a NUL, which no argument can")));
+            return Err(Fault::at(
+                entry.span().start,
+                format!("{text:?} holds a NUL, which no argument can"),
+            ));
         }
         Ok(text)
     };

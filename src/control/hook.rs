@@ -96,11 +96,17 @@ impl Runner {
     pub fn tell(&self, occasion: Occasion, event: &Attack) {
         let json = match serde_json::to_vec(event) {
             Ok(json) => json,
-            Err(error) => return tracing::error!(id = event.id, %error, "hook: the event cannot be written as JSON"),
+            Err(error) => {
+                return tracing::error!(id = event.id, %error, "hook: the event cannot be written as JSON");
+            }
         };
         if self.queue.try_send(Job { occasion, id: event.id.clone(), json }).is_err() {
             self.board.count_hook_run(HookRun::Dropped);
-            tracing::warn!(id = event.id, occasion = occasion.label(), "hook: dropped, {MAX_WAITING} events wait already");
+            tracing::warn!(
+                id = event.id,
+                occasion = occasion.label(),
+                "hook: dropped, {MAX_WAITING} events wait already"
+            );
         }
     }
 }

@@ -85,7 +85,12 @@ impl Event {
     }
 
     /// Makes of it what is known by now.
-    pub(super) fn review(&mut self, service: &ServiceSnapshot, window: &Window, around: &Evidence) -> Vec<Step> {
+    pub(super) fn review(
+        &mut self,
+        service: &ServiceSnapshot,
+        window: &Window,
+        around: &Evidence,
+    ) -> Vec<Step> {
         let now = window.now();
         let lately = window.before(RATE_SPAN);
         self.peak_syn_rate = self.peak_syn_rate.max(now.rate(&lately, now.since(&lately).syns));

@@ -217,7 +217,15 @@ mod tests {
 
     fn syn(source: &str, source_port: u16, port: u16, hop_limit: u8, weight_log2: u8) -> Sighting {
         let source = source.parse().unwrap();
-        Sighting { service: ServiceId(0), what: Sighted::Syn, source, source_port, port, hop_limit, weight_log2 }
+        Sighting {
+            service: ServiceId(0),
+            what: Sighted::Syn,
+            source,
+            source_port,
+            port,
+            hop_limit,
+            weight_log2,
+        }
     }
 
     fn evidence() -> Evidence {
@@ -235,8 +243,14 @@ mod tests {
         assert_eq!(evidence.source_ports(), 2);
         assert_eq!(evidence.hop_limits(), [50, 64]);
         let prefix = |prefix: &str, share| HeavyPrefix { prefix: prefix.to_owned(), share };
-        assert_eq!(evidence.top_prefixes(), [prefix("198.18.3.0/24", 0.75), prefix("2001:db8:1:2::/64", 0.25)]);
-        assert_eq!(evidence.top_ports(), [HeavyPort { port: 443, share: 0.75 }, HeavyPort { port: 80, share: 0.25 }]);
+        assert_eq!(
+            evidence.top_prefixes(),
+            [prefix("198.18.3.0/24", 0.75), prefix("2001:db8:1:2::/64", 0.25)]
+        );
+        assert_eq!(
+            evidence.top_ports(),
+            [HeavyPort { port: 443, share: 0.75 }, HeavyPort { port: 80, share: 0.25 }]
+        );
         assert_eq!(evidence.heavy_share(1), 0.75);
     }
 

@@ -179,7 +179,10 @@ mod tests {
                 // Repetitions do not count.
                 (0..count).chain(0..count / 2).for_each(|item| distinct.note(&item));
                 let off = (distinct.count() - f64::from(count)).abs();
-                assert!(off <= (tolerance * f64::from(count)).max(1.0), "{count} at {precision}: off by {off}");
+                assert!(
+                    off <= (tolerance * f64::from(count)).max(1.0),
+                    "{count} at {precision}: off by {off}"
+                );
             }
         }
     }
@@ -198,8 +201,12 @@ mod tests {
         for (all, total, log2) in
             [(50u64, 1_000_000, 6), (1_000_000, 1_000_000, 6), (100_000, 6_400_000, 6), (40_000, 80_000, 1)]
         {
-            let sample: Vec<u64> =
-                random(7).zip(random(8)).take(total).filter(|(_, dice)| dice >> (64 - log2) == 0).map(|(item, _)| item % all).collect();
+            let sample: Vec<u64> = random(7)
+                .zip(random(8))
+                .take(total)
+                .filter(|(_, dice)| dice >> (64 - log2) == 0)
+                .map(|(item, _)| item % all)
+                .collect();
             let seen = sample.iter().collect::<std::collections::HashSet<_>>().len();
             let estimate = extrapolate(seen as f64, sample.len() as f64, total as f64);
             // Items drawn at random miss some even without sampling.
@@ -214,7 +221,8 @@ mod tests {
     fn what_makes_more_than_its_part_is_found_and_never_overrated() {
         let mut heavy = Heavy::new(64);
         // Five items of 5 % each among items that come once.
-        let items: Vec<u64> = random(1).take(100_000).map(|n| if n % 4 == 0 { n / 4 % 5 } else { n }).collect();
+        let items: Vec<u64> =
+            random(1).take(100_000).map(|n| if n % 4 == 0 { n / 4 % 5 } else { n }).collect();
         items.iter().for_each(|item| heavy.note(*item, 1));
         let top = heavy.top(10);
         let names: std::collections::BTreeSet<u64> = top.iter().map(|(item, _)| *item).collect();

@@ -28,7 +28,8 @@ impl Story {
         let policy = Config::parse("", text).unwrap().policy(1500).unwrap();
         let snapshot = Shared::new(policy, 1, [1, 2]).snapshot();
         let now = Duration::from_secs(1_790_000_000);
-        let mut story = Story { detector: Detector::new([3, 4]), snapshot, now, dice: 1, changes: Vec::new() };
+        let mut story =
+            Story { detector: Detector::new([3, 4]), snapshot, now, dice: 1, changes: Vec::new() };
         story.quiet(40);
         story
     }
@@ -45,8 +46,15 @@ impl Story {
     }
 
     fn sight(&mut self, what: Sighted, source: IpAddr, source_port: u16, weight_log2: u8) {
-        let sighting =
-            Sighting { service: ServiceId(0), what, source, source_port, port: 80, hop_limit: 57, weight_log2 };
+        let sighting = Sighting {
+            service: ServiceId(0),
+            what,
+            source,
+            source_port,
+            port: 80,
+            hop_limit: 57,
+            weight_log2,
+        };
         self.detector.note(&sighting);
     }
 
@@ -107,8 +115,11 @@ impl Story {
     }
 
     fn started(&self) -> Attack {
-        let started: Vec<&Attack> =
-            self.changes.iter().filter_map(|change| if let Change::Started(event) = change { Some(event) } else { None }).collect();
+        let started: Vec<&Attack> = self
+            .changes
+            .iter()
+            .filter_map(|change| if let Change::Started(event) = change { Some(event) } else { None })
+            .collect();
         assert_eq!(started.len(), 1, "{:?}", self.changes);
         started[0].clone()
     }
@@ -192,7 +203,8 @@ fn five_sources_are_few_whatever_else_goes_on() {
     });
     assert_eq!(story.named(), Kind::FewSources);
     let Some(Change::Ended(event)) = story.changes.last() else { panic!() };
-    let prefixes: std::collections::BTreeSet<&str> = event.top_prefixes.iter().map(|heavy| heavy.prefix.as_str()).collect();
+    let prefixes: std::collections::BTreeSet<&str> =
+        event.top_prefixes.iter().map(|heavy| heavy.prefix.as_str()).collect();
     let five = ["198.18.0.0/24", "198.18.1.0/24", "198.18.2.0/24", "198.18.3.0/24", "198.18.4.0/24"];
     assert!(five.iter().all(|prefix| prefixes.contains(prefix)), "{event:#?}");
     assert!((event.top_prefixes[0].share - 0.196).abs() < 0.01, "{event:#?}");
@@ -265,7 +277,12 @@ fn five_thousand_clients_at_once_are_a_crowd_from_the_start() {
     story.pressed(1, |story| (0..5_000).for_each(|n| story.complete(townsman(n), 1000)));
     // Strays on the quiet minute after it are no attack.
     story.pressed(240, |story| story.forged(1));
-    assert!(!story.changes.iter().any(|change| matches!(change, Change::Updated(event) if event.kind.is_attack())));
+    assert!(
+        !story
+            .changes
+            .iter()
+            .any(|change| matches!(change, Change::Updated(event) if event.kind.is_attack()))
+    );
     assert!(!story.traffic().is_attacked);
     assert_eq!(story.named(), Kind::Crowd);
 }
@@ -362,7 +379,8 @@ fn a_slow_flood_is_named_in_spite_of_a_long_calm_after_it() {
 #[test]
 fn sources_in_ipv6_are_judged_by_their_64() {
     let address = |high: u64, low: u64| -> IpAddr {
-        std::net::Ipv6Addr::from_bits(0x2001_0db8u128 << 96 | u128::from(high as u32) << 64 | u128::from(low)).into()
+        std::net::Ipv6Addr::from_bits(0x2001_0db8u128 << 96 | u128::from(high as u32) << 64 | u128::from(low))
+            .into()
     };
     let mut spread = Story::new();
     spread.pressed(24, |story| {
@@ -482,7 +500,10 @@ fn every_service_has_traffic_quiet_ones_too() {
     assert_eq!(names, ["web", "mail"]);
     assert_eq!(story.detector.traffic()[1], Traffic { service: "mail".to_owned(), ..Traffic::default() });
     let web = story.traffic();
-    assert!(!web.is_attacked && web.completed_share == 1.0 && (39..=41).contains(&web.distinct_sources), "{web:?}");
+    assert!(
+        !web.is_attacked && web.completed_share == 1.0 && (39..=41).contains(&web.distinct_sources),
+        "{web:?}"
+    );
     assert!(web.syn_rate > 10.0 && web.completed_rate > 10.0, "{web:?}");
     assert_eq!(story.detector.watches.iter().flatten().count(), 2);
     story.quiet(60);

@@ -45,7 +45,9 @@ impl Figures {
     pub(super) fn kind(&self) -> Kind {
         match self.completed_share >= REAL_SHARE {
             true if self.completed_samples < LEAST_SAMPLES => Kind::Crowd,
-            true if self.completers <= FEW_COMPLETERS || self.heavy_completed_share >= MOST => Kind::Connections,
+            true if self.completers <= FEW_COMPLETERS || self.heavy_completed_share >= MOST => {
+                Kind::Connections
+            }
             true => Kind::Crowd,
             false if self.samples < LEAST_SAMPLES => Kind::SpoofedSyn,
             false if self.sources <= FEW_SOURCES && self.syns_per_source >= BUSY => Kind::FewSources,
@@ -125,6 +127,9 @@ mod tests {
 
     #[test]
     fn a_share_of_nothing_is_nothing_and_no_share_is_more_than_all() {
-        assert_eq!((share(0.0, 0.0), share(-3.0, 1.0), share(5.0, 0.0), share(1.0, 4.0)), (0.0, 0.0, 1.0, 0.25));
+        assert_eq!(
+            (share(0.0, 0.0), share(-3.0, 1.0), share(5.0, 0.0), share(1.0, 4.0)),
+            (0.0, 0.0, 1.0, 0.25)
+        );
     }
 }
