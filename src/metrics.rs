@@ -389,6 +389,11 @@ const SERVICE_COUNTERS: &[ServiceCounter] = &[
     ("synwall_syn_allowed_total", "SYNs of allowed sources, let through without a cookie.", |v| {
         v.syn_allowed
     }),
+    (
+        "synwall_syn_passed_total",
+        "SYNs that mode adaptive let through because the service was not under pressure.",
+        |v| v.syn_passed,
+    ),
     ("synwall_flows_restored_total", "Connections that an earlier run had saved and that go on.", |v| {
         v.flows_restored
     }),
@@ -404,7 +409,7 @@ const SERVICE_COUNTERS: &[ServiceCounter] = &[
     ),
     (
         "synwall_would_challenge_total",
-        "SYNs that mode monitor let through and mode always would have answered with a cookie.",
+        "SYNs that mode monitor let through and mode adaptive would have answered with a cookie.",
         |v| v.would_challenge,
     ),
     (

@@ -99,7 +99,7 @@ fn check_config_says_ok_and_show_config_is_a_fixed_point() {
     let line = |line: &str| {
         shown.lines().any(|found| found.split_whitespace().collect::<Vec<_>>().join(" ") == line)
     };
-    assert!(line("early_data = \"16KiB\" # file") && line("mode = \"always\" # default"), "{shown}");
+    assert!(line("early_data = \"16KiB\" # file") && line("mode = \"adaptive\" # default"), "{shown}");
     std::fs::write(directory.join("shown.toml"), &first.stdout).unwrap();
     assert_eq!(status(&synwall(&directory, &["check-config", "--config", "shown.toml"])), 0);
     let second = synwall(&directory, &["show-config", "--config", "shown.toml"]);
@@ -260,7 +260,7 @@ fn run_serves_reloads_and_stops_and_the_host_is_left_as_it_was() {
         reload() { kill -HUP $pid; sleep 0.5; }
         echo "[nonsense]" >> synwall.toml; reload
         http /metrics | grep '^synwall_config_reload_success 0'
-        http /metrics | grep 'synwall_mode{service="web",mode="always"} 1'
+        http /metrics | grep 'synwall_mode{service="web",mode="adaptive"} 1'
         echo "$kept" | sed 's/ports = \[80\]/ports = [80]\nmode = "monitor"/' > synwall.toml; reload
         http /metrics | grep '^synwall_config_reload_success 1'
         http /metrics | grep 'synwall_mode{service="web",mode="monitor"} 1'

@@ -6,7 +6,7 @@ use thiserror::Error;
 
 use crate::config::{Config, ConfigError};
 use crate::engine::Shared;
-use crate::engine::policy::{Mode, Policy, PolicyError, Service};
+use crate::engine::policy::{Policy, PolicyError, Service};
 use crate::time::Instant;
 
 /// Why nothing changed.
@@ -54,7 +54,7 @@ pub fn reload(
 fn was_protected(before: &Policy, service: &Service) -> bool {
     before.services().iter().any(|old| {
         let is_same = old.name == service.name && old.prefix == service.prefix && old.ports == service.ports;
-        is_same && old.mode == Mode::Always
+        is_same && old.mode.protects()
     })
 }
 

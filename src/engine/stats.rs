@@ -128,13 +128,15 @@ counters! {
         synack_repeated,
         /// SYNs of allowed sources, let through.
         syn_allowed,
+        /// SYNs that `adaptive` let through because the service was not under pressure.
+        syn_passed,
         /// Flows that an earlier run had saved.
         flows_restored,
         /// Clients' segments of no known connection that the start-up grace let through.
         grace_passed,
         /// Flows admitted because the server sent on them during the start-up grace; also counted as direct.
         grace_flows,
-        /// SYNs that `monitor` let through and `always` would have answered with a cookie.
+        /// SYNs that `monitor` let through and `adaptive` would have answered with a cookie.
         would_challenge,
         /// ICMP errors about segments in flight, translated and passed on.
         icmp_translated,
