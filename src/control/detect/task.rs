@@ -134,3 +134,109 @@ const PERIOD: Duration = Duration::from_millis(250);
 
 /// Prefixes in a log line.
 const LOGGED_PREFIXES: usize = 3;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::control::attacks::{HeavyPrefix, Kind, Totals};
+
+    fn event(kind: Kind, ended: Option<f64>) -> Attack {
+        let heavy = |prefix: &str, share| HeavyPrefix { prefix: prefix.to_owned(), share };
+        Attack {
+            id: "1790000000-1".to_owned(),
+            service: "web".to_owned(),
+            kind,
+            started: 1_790_000_000.25,
+            ended,
+            peak_syn_rate: 5_000.4,
+            peak_half_open: 128,
+            totals: Totals { syns: 9, cookies_sent: 8, completed: 7, dropped: 6 },
+            distinct_sources: 5,
+            new_source_share: 0.1239,
+            completed_share: 0.25,
+            top_prefixes: vec![heavy("198.18.3.0/24", 0.614), heavy("2001:db8:0:7::/64", 0.2)],
+            source_ports: 4,
+            top_ports: Vec::new(),
+            hop_limits: [57, 64],
+        }
+    }
+
+    /// What is logged in JSON while `changes` are passed on.
+    fn logged(changes: &[Change], board: &Board) -> Vec<serde_json::Value> {
+        let written: Arc<Mutex<Vec<u8>>> = Arc::default();
+        struct Writer(Arc<Mutex<Vec<u8>>>);
+        impl std::io::Write for Writer {
+            fn write(&mut self, octets: &[u8]) -> std::io::Result<usize> {
+                self.0.lock().unwrap().write(octets)
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let writer = written.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .json()
+            .flatten_event(true)
+            .with_writer(move || Writer(writer.clone()))
+            .finish();
+        tracing::subscriber::with_default(subscriber, || {
+            changes.iter().for_each(|change| pass_on(change, board, None));
+        });
+        let text = String::from_utf8(written.lock().unwrap().clone()).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    #[test]
+    fn an_event_is_one_line_at_its_start_and_one_at_its_end() {
+        let board = Board::default();
+        let [lasting, over] = [None, Some(1_790_000_010.5)].map(|ended| event(Kind::SpoofedSyn, ended));
+        let changes = [
+            Change::Started(event(Kind::FewSources, None)),
+            Change::Updated(lasting.clone()),
+            Change::Settled(lasting.clone()),
+        ];
+        let lines = logged(&changes, &board);
+        assert_eq!(lines.len(), 1);
+        assert_eq!((&lines[0]["level"], &lines[0]["message"]), (&"WARN".into(), &"attack began".into()));
+        for (field, value) in [
+            ("id", serde_json::Value::from("1790000000-1")),
+            ("service", "web".into()),
+            ("kind", "few_sources".into()),
+            ("syn_rate", 5_000.0.into()),
+            ("half_open", 128.into()),
+            ("new_source_share", 0.124.into()),
+            ("top_prefixes", "198.18.3.0/24 61%, 2001:db8:0:7::/64 20%".into()),
+        ] {
+            assert_eq!(lines[0][field], value, "{field}");
+        }
+        assert_eq!((board.current("web"), board.events().len()), (Some(lasting), 1));
+        let lines = logged(&[Change::Ended(over.clone())], &board);
+        assert_eq!((lines.len(), &lines[0]["message"]), (1, &"attack ended".into()));
+        assert_eq!(
+            (&lines[0]["seconds"], &lines[0]["syns"], &lines[0]["dropped"]),
+            (&10.25.into(), &9.into(), &6.into())
+        );
+        assert_eq!((board.current("web"), board.events()), (None, vec![over]));
+        assert!(board.counts().contains(&("web".to_owned(), Kind::SpoofedSyn, 1)));
+        assert_eq!(
+            board.counts().iter().map(|(_, _, count)| count).sum::<u64>(),
+            1,
+            "as what it was when it settled"
+        );
+    }
+
+    #[test]
+    fn a_crowd_is_no_warning() {
+        let lines = logged(
+            &[
+                Change::Started(event(Kind::Crowd, None)),
+                Change::Ended(event(Kind::Crowd, Some(1_790_000_001.0))),
+            ],
+            &Board::default(),
+        );
+        let said: Vec<_> = lines.iter().map(|line| (&line["level"], &line["message"])).collect();
+        assert_eq!(said, [(&"INFO".into(), &"crowd came".into()), (&"INFO".into(), &"crowd went".into())]);
+    }
+}

@@ -19,7 +19,8 @@ pub(super) struct Reading {
 }
 
 impl Reading {
-    /// What the counters of `service` say now.
+    /// What the counters of `service` say now. A client that is refused after its handshake, since its prefix has too many
+    /// connections, has completed it all the same.
     pub(super) fn of(service: &ServiceSnapshot, at: Duration) -> Reading {
         let counters = &service.values.counters;
         // Flows that the grace took up had their handshake before synwall was there.
@@ -27,7 +28,10 @@ impl Reading {
         let totals = Totals {
             syns: counters.syn_received,
             cookies_sent: counters.synack_sent,
-            completed: counters.cookie_valid.saturating_add(direct),
+            completed: counters
+                .cookie_valid
+                .saturating_add(direct)
+                .saturating_add(counters.half_open_revived),
             dropped: service.values.dropped.iter().fold(0, |sum, count| sum.saturating_add(*count)),
         };
         Reading { at, totals }
