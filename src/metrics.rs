@@ -383,7 +383,7 @@ const SERVICE_COUNTERS: &[ServiceCounter] = &[
     ),
     (
         "synwall_synack_repeated_total",
-        "SYN-ACKs sent once more to clients whose server is the first to speak.",
+        "SYN-ACKs sent once more: to clients whose server is the first to speak, and for connections held in the server's place.",
         |v| v.synack_repeated,
     ),
     ("synwall_syn_allowed_total", "SYNs of allowed sources, let through without a cookie.", |v| {

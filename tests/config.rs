@@ -67,7 +67,7 @@ fn mistakes_in_a_service_are_named_with_line_and_column() {
         ("budgets.synack = 0", "8:18: service \"web\": budgets: synack: 0 is out of range, 1 to 1000000000"),
         (
             "budgets.syn = 1",
-            "8:9: service \"web\": budgets: unknown key \"syn\"; known here: synack, syn_per_source, backend_syn, reset",
+            "8:9: service \"web\": budgets: unknown key \"syn\"; known here: backend_syn, synack, syn_per_source, connections_per_source, reset",
         ),
         (
             "budgets.reset = \"none\"",

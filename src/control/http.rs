@@ -1,4 +1,4 @@
-//! `/metrics`, `/healthz` and `/readyz`.
+//! `/metrics`, `/healthz`, `/readyz`, and the live page (`page`).
 //!
 //! One request a connection and little time for it; when there are too many connections the oldest goes, so that idle
 //! ones cannot keep a scrape out. No request body is read.
@@ -21,6 +21,9 @@ use hyper_util::service::TowerToHyperService;
 use thiserror::Error;
 use tokio::net::TcpStream;
 use tokio::task::{AbortHandle, JoinHandle};
+
+use super::live::Live;
+use super::page;
 
 /// Why the address cannot be listened on.
 #[derive(Debug, Error)]
@@ -61,6 +64,8 @@ pub struct Answers {
     pub metrics: Box<dyn Fn() -> prometheus::Result<String> + Send + Sync>,
     /// The state behind `/readyz`.
     pub readiness: Box<dyn Fn() -> Readiness + Send + Sync>,
+    /// What the live page shows.
+    pub live: Arc<Live>,
 }
 
 /// Whether traffic may be sent through the box.
@@ -140,6 +145,7 @@ fn router(answers: Answers) -> Router {
         .route("/metrics", get(metrics))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
+        .merge(page::routes(answers.live.clone()))
         .with_state(Arc::new(answers))
 }
 

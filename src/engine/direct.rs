@@ -13,7 +13,7 @@ use super::flow::Flow;
 use super::half_open::{HalfOpen, Phase};
 use super::policy::{Mode, Service, ServiceId};
 use super::reply;
-use super::service::{ServerAnswer, default_mss};
+use super::service::{ServerAnswer, default_mss, mss_of_mtu};
 use super::sightings::Sighted;
 use super::verdict::{DropReason, Side, Verdict};
 use crate::cookie::Offer;
@@ -78,6 +78,7 @@ impl Direct {
         offer.ecn &= said.ecn;
         self.handshake.told_wscale = said.options.wscale.unwrap_or(0).min(MAX_WINDOW_SCALE);
         self.handshake.cookie_iss = arrival.seq;
+        self.handshake.cookie_ts = said.options.timestamps.map_or(0, |(value, _)| value);
         self.is_answered = true;
     }
 
@@ -174,6 +175,10 @@ impl Step<'_> {
         if in_use >= self.policy.limits.max_flows as usize {
             return Verdict::Drop(DropReason::FlowTableFull);
         }
+        if let Some(held) = self.held(arrival) {
+            self.repeat_answer(arrival, frame, &held);
+            return Verdict::Consume;
+        }
         match self.track_opening(arrival, frame) {
             Ok(()) | Err(Refused::Exists) => {
                 self.counters(arrival.id).syn_passed.add(1);
@@ -185,6 +190,43 @@ impl Step<'_> {
             }
             Err(Refused::ShareFull) => self.answer_syn(arrival, frame),
         }
+    }
+
+    /// The connection of a repeated SYN, if it is held here in the server's place.
+    fn held(&self, arrival: &Arrival<'_>) -> Option<Handshake> {
+        self.shared.half_open.with(&arrival.key, |entry| match &entry.phase {
+            Phase::Direct(direct) => {
+                let is_its_own = direct.is_freed && direct.handshake.client_iss == arrival.seq;
+                is_its_own.then_some(direct.handshake)
+            }
+            Phase::Backend(_) => None,
+        })?
+    }
+
+    /// Answers a repeated SYN as the server did, which no longer knows of it: a client that is far away repeats its SYN before
+    /// the first answer reaches it, and will acknowledge that.
+    fn repeat_answer(&mut self, arrival: &Arrival<'_>, frame: &[u8], held: &Handshake) {
+        let syn = SynOptions::parse(Segment::new(frame, arrival.layout).options());
+        let limit = mss_of_mtu(self.policy.mtu, arrival.layout.network.version);
+        let server = self.shared.service(arrival.id).options(arrival.service);
+        let spec = SegmentSpec {
+            seq: held.cookie_iss,
+            ack: Some(arrival.seq.add(1)),
+            flags: if held.offer.ecn { Flags::SYN.with(Flags::ECE) } else { Flags::SYN },
+            window: arrival.service.early_data,
+            options: SynOptions {
+                mss: syn.mss.map(|_| server.mss.unwrap_or(limit).min(limit)),
+                wscale: held.offer.wscale.map(|_| held.told_wscale),
+                sack: held.offer.sack,
+                timestamps: syn
+                    .timestamps
+                    .filter(|_| held.offer.timestamps)
+                    .map(|(value, _)| (held.cookie_ts, value)),
+            },
+            ..reply::answer(arrival, Side::Client, frame)
+        };
+        self.send(Side::Client, &spec);
+        self.counters(arrival.id).synack_repeated.add(1);
     }
 
     fn track_opening(&mut self, arrival: &Arrival<'_>, frame: &[u8]) -> Result<(), Refused> {

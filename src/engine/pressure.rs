@@ -1,7 +1,7 @@
 //! How hard a service is pressed: whether it counts as under attack, and `adaptive` challenges.
 //!
 //! Pressure begins at once, on the SYN that passes a threshold of [`Service::activate_at`]; it ends by
-//! [`Shared::review`], when neither measure has reached [`Service::deactivate_at`] for [`Service::min_active`]. What would
+//! [`Engine::review`], when neither measure has reached [`Service::deactivate_at`] for [`Service::min_active`]. What would
 //! be half-open if it were let through counts as half-open: cookies that were sent within the SYN timeout and have not come
 //! back. Without them a flood slower than the rate threshold would switch challenging off and on for ever.
 

@@ -124,7 +124,8 @@ counters! {
         challenge_ended,
         /// SYNs that are signed (TCP MD5, TCP-AO): no SYN-ACK of ours can be. Such a service needs mode `off`.
         syn_signed,
-        /// SYN-ACKs sent once more, to clients whose server is the first to send.
+        /// SYN-ACKs sent once more: to clients whose server is the first to send, and for connections that are held in the
+        /// server's place.
         synack_repeated,
         /// SYNs of allowed sources, let through.
         syn_allowed,

@@ -233,6 +233,28 @@ fn a_client_that_answers_after_its_slot_was_freed_is_connected_all_the_same() {
     lab.expect(&[format!("client > P. {}:{}(3) ack {} win 502 <TS val 9001 ecr 1031>", s(1), s(4), c(4))]);
 }
 
+/// A client that is farther away than its own timeout repeats its SYN before it has the answer: it gets the same again,
+/// though the server no longer knows of it.
+#[test]
+fn a_repeated_syn_of_a_connection_that_is_held_gets_the_server_s_answer_again() {
+    let mut lab = lab_with(|service| service.syn_timeout = Duration::from_secs(5));
+    lab.client(linux_syn());
+    lab.server(lab.server_syn_ack());
+    lab.advance(Duration::from_secs(6));
+    lab.skip();
+    assert_eq!(lab.client(linux_syn()), Verdict::Consume);
+    lab.expect(&[format!(
+        "client > S. {}:{}(0) ack {} win 14600 <mss 1460,sackOK,TS val 9000 ecr 1000,wscale 7>",
+        s(0),
+        s(1),
+        c(1)
+    )]);
+    lab.expect_counters(&[("syn_received", 1), ("synack_repeated", 1), ("outside.originated", 1)]);
+    assert_eq!(lab.client(seg(ACK, c(1)).ack(s(1)).ts(1007, 9000)), Verdict::Consume);
+    let moved = lab.moved();
+    assert_eq!((moved.get("half_open_revived"), moved.get("backend_syn")), (Some(&1), Some(&1)));
+}
+
 /// The RST was lost: the server repeats its SYN-ACK and is told again.
 #[test]
 fn a_server_that_missed_the_reset_is_told_again() {
@@ -249,7 +271,7 @@ fn a_server_that_missed_the_reset_is_told_again() {
 /// A client that gives up, or starts over, is not held.
 #[test]
 fn a_freed_connection_ends_with_its_client_s_reset_or_next_syn() {
-    for next in [seg(RST, c(1)), linux_syn()] {
+    for next in [seg(RST, c(1)), seg(SYN, 4_000).mss(1460)] {
         let mut lab = lab_with(|service| service.syn_timeout = Duration::from_secs(5));
         lab.client(linux_syn());
         lab.server(plain_answer());
@@ -260,8 +282,8 @@ fn a_freed_connection_ends_with_its_client_s_reset_or_next_syn() {
         assert_eq!(lab.client(next), expected);
         if is_syn {
             lab.expect_counters(&[("syn_received", 1), ("syn_passed", 1)]);
-            assert_eq!(lab.server(seg(SYN, 5).ack(c(1)).mss(1460)), Verdict::Forward);
-            assert_eq!(lab.client(seg(ACK, c(1)).ack(6)), Verdict::Forward);
+            assert_eq!(lab.server(seg(SYN, 5).ack(4_001).mss(1460)), Verdict::Forward);
+            assert_eq!(lab.client(seg(ACK, 4_001).ack(6)), Verdict::Forward);
         } else {
             lab.expect_counters(&[("half_open", -1), ("flows.syn_sent", -1)]);
             assert_eq!(

@@ -16,6 +16,7 @@ mod capture;
 mod crowd;
 mod lab;
 mod segments;
+mod sources;
 mod traffic;
 
 mod bad_input;
@@ -25,6 +26,8 @@ mod differential;
 mod failures;
 mod flood;
 mod loss;
+mod modes;
 mod mtu;
+mod page;
 mod restart;
 mod round_trips;
