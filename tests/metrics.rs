@@ -98,7 +98,7 @@ fn values_stand_where_they_belong() {
         "synwall_handshake_seconds_bucket{service=\"s1\",le=\"+Inf\"} 4",
         "synwall_handshake_seconds_sum{service=\"s1\"} 17.5",
         "synwall_handshake_seconds_count{service=\"s1\"} 4",
-        "synwall_mode{service=\"s1\",mode=\"always\"} 1",
+        "synwall_mode{service=\"s1\",mode=\"adaptive\"} 1",
         "synwall_mode{service=\"s1\",mode=\"monitor\"} 0",
         "synwall_backend_options{service=\"s1\",option=\"wscale\"} 7",
         "synwall_flows{state=\"syn_sent\"} 0",
