@@ -5,7 +5,8 @@ SHELL := bash
 .DEFAULT_GOAL := help
 LAB := deploy/lab/lab
 MUTANTS := 27.1.0
-SCRIPTS := .ci/run deploy/lab/lab deploy/lab/demo deploy/lab/deps deploy/grafana/check-types fuzz/run fuzz/grow
+SCRIPTS := .ci/run deploy/grafana/check-types deploy/hooks/webhook deploy/lab/lab deploy/lab/demo deploy/lab/deps \
+	fuzz/run fuzz/grow
 
 .PHONY: help deps demo test unit sim fuzz mutants netns bench dashboard-types dashboard-picture fmt clippy core docs shellcheck build lab-up lab-down
 

@@ -16,6 +16,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::config::Config;
 use crate::control::attacks::Board;
 use crate::control::claim::Claim;
+use crate::control::detect;
 use crate::control::doctor;
 use crate::control::http::{self, Answers, Readiness};
 use crate::control::key::{self, KeyError};
@@ -57,6 +58,11 @@ pub fn run(path: &Path, config: Config) -> anyhow::Result<()> {
         if let Some(listener) = listener {
             http::serve(listener, appliance.answers()?).context("metrics")?;
         }
+        detect::task::start(
+            appliance.shared.clone(),
+            appliance.board.clone(),
+            appliance.config.attack.hook(),
+        )?;
         appliance.log_start();
         let outcome = appliance.control(signals).await;
         appliance.stop();
@@ -134,6 +140,7 @@ impl Appliance {
             key: (*installed_at.lock().unwrap_or_else(PoisonError::into_inner), epoch),
             attacks: board.counts(),
             traffic: board.traffic(),
+            hook_runs: board.hook_runs(),
         })?;
         let (shared, ports) = (self.shared.clone(), self.ports.clone());
         let (running, all) = (self.workers.running.clone(), self.workers.threads.len());

@@ -10,7 +10,7 @@ use prometheus::process_collector::ProcessCollector;
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{Registry, TextEncoder};
 
-use crate::control::attacks::{Kind, Traffic};
+use crate::control::attacks::{HookRun, Kind, Traffic};
 use crate::control::state::Checkpoint;
 use crate::engine::policy::Mode;
 use crate::engine::stats::{HANDSHAKE_BUCKETS, HistogramValues, PortValues, ServiceValues};
@@ -36,6 +36,8 @@ pub struct Sample {
     pub attacks: Vec<(String, Kind, u64)>,
     /// What the detector sees, by service.
     pub traffic: Vec<Traffic>,
+    /// Runs of the attack hook, by how they ended.
+    pub hook_runs: [(HookRun, u64); HookRun::ALL.len()],
 }
 
 /// The last time that a configuration was read, be it at the start.
@@ -188,7 +190,7 @@ fn pressure(engine: &Snapshot) -> [MetricFamily; 6] {
 }
 
 /// What the detector makes of it.
-fn detection(sample: &Sample) -> [MetricFamily; 7] {
+fn detection(sample: &Sample) -> [MetricFamily; 8] {
     let each = |value: fn(&Traffic) -> f64| {
         sample.traffic.iter().map(move |traffic| metric(&[("service", &traffic.service)], value(traffic)))
     };
@@ -202,7 +204,16 @@ fn detection(sample: &Sample) -> [MetricFamily; 7] {
             "Whether the service is under pressure that is not a crowd of real clients.",
             each(|traffic| f64::from(traffic.is_attacked)),
         ),
-        counter("synwall_attacks_total", "Events that have begun, by what they turned out to be.", attacks),
+        counter(
+            "synwall_attacks_total",
+            "Events, by what they were five seconds after they had begun, or when they ended sooner.",
+            attacks,
+        ),
+        counter(
+            "synwall_hook_runs_total",
+            "Runs of the attack hook, by how they ended; dropped ones were not started because too many waited.",
+            sample.hook_runs.iter().map(|(run, count)| metric(&[("result", run.label())], float(*count))),
+        ),
         gauge(
             "synwall_distinct_sources",
             "Different sources of SYNs within the last ten seconds, estimated from a sample.",

@@ -16,7 +16,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("config", &["engine::policy", "cookie"]),
     ("metrics", &["engine", "io", "control"]),
     ("io", &["engine", "time", "wire::buffer"]),
-    ("control", &["config", "metrics", "engine", "cookie", "time", "io"]),
+    ("control", &["config", "metrics", "engine", "cookie", "table", "time", "io"]),
     ("cli", &["config", "app", "control"]),
     ("app", &["config", "metrics", "engine", "cookie", "time", "io", "control", "cli"]),
 ];

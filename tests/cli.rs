@@ -60,7 +60,7 @@ fn bad_configurations_end_with_78_whatever_the_command() {
         (
             "unknown.toml",
             configuration("[bridges]\n"),
-            "unknown.toml:4:2: unknown key \"bridges\"; known here: bridge, limits, service, filter, cookie, state, metrics, log, plane\n",
+            "unknown.toml:4:2: unknown key \"bridges\"; known here: bridge, limits, service, filter, cookie, state, attack, metrics, log, plane\n",
         ),
         (
             "overlap.toml",

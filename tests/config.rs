@@ -138,7 +138,7 @@ fn mistakes_outside_services_are_named_with_line_and_column() {
     let table = [
         (
             "[limit]\n",
-            "4:2: unknown key \"limit\"; known here: bridge, limits, service, filter, cookie, state, metrics, log, plane",
+            "4:2: unknown key \"limit\"; known here: bridge, limits, service, filter, cookie, state, attack, metrics, log, plane",
         ),
         ("[limits]\nmax_flows = 0\n", "5:13: limits: max_flows: 0 is out of range, 1 to 50000000"),
         ("[limits]\nstartup_grace = \"2d\"\n", "5:17: limits: startup_grace: 2d is out of range, 0s to 1d"),
@@ -194,6 +194,25 @@ fn mistakes_outside_services_are_named_with_line_and_column() {
             "[cookie]\nkey_file = \"key\"\n",
             "5:12: cookie: key_file: \"key\" is neither an absolute path nor \"none\"",
         ),
+        (
+            "[attack]\nhook = [\"/a\", \"b\"]\nhooks = 1\n",
+            "6:1: attack: unknown key \"hooks\"; known here: hook, hook_timeout",
+        ),
+        ("[attack]\nhook = [\"hook\"]\n", "5:9: attack: hook: \"hook\" is not an absolute path"),
+        ("[attack]\nhook = [\"/a\", 1]\n", "5:15: attack: hook: must be a string, not an integer"),
+        (
+            "[attack]\nhook = [\"/a\", \"b\\u0000\"]\n",
+            "5:15: attack: hook: \"b\\0\" holds a NUL, which no argument can",
+        ),
+        (
+            "[attack]\nhook = []\n",
+            "5:8: attack: hook: is empty; name a program by its absolute path, or write \"none\"",
+        ),
+        (
+            "[attack]\nhook = \"/a\"\n",
+            "5:8: attack: hook: must be a list such as [\"/etc/synwall/hook\", \"argument\"], or \"none\", not a string",
+        ),
+        ("[attack]\nhook_timeout = \"6m\"\n", "5:16: attack: hook_timeout: 6m is out of range, 1s to 5m"),
         (
             "[metrics]\nlisten = \"localhost\"\n",
             "5:10: metrics: listen: \"localhost\" is neither an address with port such as \"127.0.0.1:10910\" nor \"off\"",
@@ -381,6 +400,9 @@ key_file = '/k'
 [state]
 directory = 'off'
 checkpoint = '1m'
+[attack]
+hook = ['/h', 'a \"b\"']
+hook_timeout = '1s'
 [metrics]
 listen = 'off'
 [log]
@@ -433,6 +455,11 @@ workers = 64
     assert_eq!(shown(&config.filter.deny), ["198.18.0.0/16", "2001:db8::/32", "0.0.0.0/0"]);
     assert_eq!(shown(&config.filter.allow), ["198.18.0.7/32"]);
     assert_eq!((config.state.directory.clone(), config.state.checkpoint), (None, seconds(60)));
+    let hook = config.attack.hook().unwrap();
+    assert_eq!(
+        (hook.program, hook.arguments, hook.timeout),
+        ("/h".into(), vec!["a \"b\"".to_owned()], seconds(1))
+    );
     assert_eq!(config.cookie.key_file, Some(PathBuf::from("/k")));
     assert_eq!((config.metrics.listen, config.log.format, config.plane.workers), (None, LogFormat::Json, 64));
     let shown = config.to_toml();

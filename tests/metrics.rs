@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use synwall::config::Config;
-use synwall::control::attacks::{Kind, Traffic};
+use synwall::control::attacks::{HookRun, Kind, Traffic};
 use synwall::control::http::{self, Answers, Readiness};
 use synwall::control::live::Live;
 use synwall::control::rotate::Rotation;
@@ -58,6 +58,7 @@ fn sample(count: u16) -> Sample {
         key: (Duration::from_secs(1_790_000_000), Duration::from_secs(32)),
         attacks: Kind::ALL.map(|kind| ("s1".to_owned(), kind, u64::from(count))).to_vec(),
         traffic: vec![Traffic { service: "s1".to_owned(), is_attacked: true, ..Traffic::default() }],
+        hook_runs: HookRun::ALL.map(|run| (run, 9)),
     }
 }
 
@@ -97,7 +98,7 @@ fn values_stand_where_they_belong() {
         "synwall_handshake_seconds_bucket{service=\"s1\",le=\"+Inf\"} 4",
         "synwall_handshake_seconds_sum{service=\"s1\"} 17.5",
         "synwall_handshake_seconds_count{service=\"s1\"} 4",
-        "synwall_mode{service=\"s1\",mode=\"always\"} 1",
+        "synwall_mode{service=\"s1\",mode=\"adaptive\"} 1",
         "synwall_mode{service=\"s1\",mode=\"monitor\"} 0",
         "synwall_backend_options{service=\"s1\",option=\"wscale\"} 7",
         "synwall_flows{state=\"syn_sent\"} 0",
@@ -117,6 +118,8 @@ fn values_stand_where_they_belong() {
         "synwall_flows_restored_total{service=\"s1\"} 0",
         "synwall_grace_packets_total{service=\"s1\"} 0",
         "synwall_grace_flows_total{service=\"s1\"} 0",
+        "synwall_hook_runs_total{result=\"ok\"} 9",
+        "synwall_hook_runs_total{result=\"dropped\"} 9",
     ] {
         assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
     }

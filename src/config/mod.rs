@@ -3,6 +3,7 @@
 //! The only module that knows TOML. It owns names, units, ranges and defaults; nothing is accepted that does nothing,
 //! and nothing here touches the host: interfaces, keys and sockets are looked at by `control`.
 
+mod attack;
 mod compile;
 mod document;
 mod read;
@@ -13,6 +14,8 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+pub use attack::{Attack, Hook};
 
 use crate::engine::policy::{Limits, Prefix, Service};
 
@@ -34,6 +37,8 @@ pub struct Config {
     pub cookie: Cookie,
     /// What outlives the process.
     pub state: State,
+    /// Who is told of attacks.
+    pub attack: Attack,
     /// Where metrics are served, if they are.
     pub metrics: Metrics,
     /// What is logged, and how.

@@ -10,7 +10,7 @@ use toml::de::DeValue;
 use super::document::{self, Fault, Problems, Section, Value, kind};
 use super::{
     Bridge, Config, Cookie, FilterLists, Log, LogFormat, LogLevel, Metrics, Plane, PlaneKind, Problem, State,
-    value,
+    attack, value,
 };
 use crate::engine::policy::{
     Budgets, CONNECTION_PARTS, Limits, MAX_SERVICES, Mode, Prefix, Rate, ServerOptions, Service, Threshold,
@@ -31,13 +31,14 @@ pub(super) fn config(text: &str) -> Result<Config, Vec<Problem>> {
     let filter = filter(root.table("filter", &mut problems), &mut problems);
     let cookie = cookie(root.table("cookie", &mut problems), &mut problems);
     let state = state(root.table("state", &mut problems), &mut problems);
+    let attack = attack::read(root.table("attack", &mut problems), &mut problems);
     let metrics = metrics(root.table("metrics", &mut problems), &mut problems);
     let log = log(root.table("log", &mut problems), &mut problems);
     let plane = plane(root.table("plane", &mut problems), &mut problems);
     root.finish(&mut problems);
     match bridge {
         Some(bridge) if problems.is_empty() => {
-            Ok(Config { bridge, services, limits, filter, cookie, state, metrics, log, plane })
+            Ok(Config { bridge, services, limits, filter, cookie, state, attack, metrics, log, plane })
         }
         _ => Err(problems.resolve(text)),
     }

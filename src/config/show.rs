@@ -4,7 +4,7 @@ use std::fmt::{Display, Write};
 
 use super::read::{AUTO_MSS, FLOW_PARTS, HALF_OPEN_PARTS, NONE, OFF, connection_share, default_share};
 use super::value::{show_duration, show_prefix, show_rate, show_size};
-use super::{Config, Cookie, Log, Metrics, Plane, State};
+use super::{Attack, Config, Cookie, Log, Metrics, Plane, State};
 use crate::engine::policy::{DEFAULT_EARLY_DATA, Limits, PortSet, Prefix, ServerOptions, Service};
 
 /// The text for `show-config`.
@@ -35,6 +35,14 @@ pub(super) fn render(config: &Config) -> String {
     });
     page.value("checkpoint", &config.state.checkpoint, &State::default().checkpoint, |checkpoint| {
         quoted(show_duration(*checkpoint))
+    });
+    page.table("[attack]");
+    page.value("hook", &config.attack.hook, &Attack::default().hook, |hook| match hook {
+        Some(words) => format!("[{}]", words.iter().map(quoted).collect::<Vec<_>>().join(", ")),
+        None => quoted(NONE),
+    });
+    page.value("hook_timeout", &config.attack.hook_timeout, &Attack::default().hook_timeout, |timeout| {
+        quoted(show_duration(*timeout))
     });
     page.table("[metrics]");
     page.value("listen", &config.metrics.listen, &Metrics::default().listen, |listen| {

@@ -136,8 +136,9 @@ pub struct Board {
 struct Inner {
     events: VecDeque<Attack>,
     traffic: Vec<Traffic>,
-    /// Events by service and kind since the start, counted when their kind is settled.
+    /// Events by service and kind since the start, each counted once when its kind is settled.
     counts: Vec<(String, Kind, u64)>,
+    hook_runs: [u64; HookRun::ALL.len()],
 }
 
 impl Board {
@@ -149,6 +150,52 @@ impl Board {
     /// What goes on, by service.
     pub fn traffic(&self) -> Vec<Traffic> {
         self.lock().traffic.clone()
+    }
+
+    /// Puts an event on the board, or what is known of it now in the place of what was known before. When there are more
+    /// than [`KEPT_EVENTS`] the oldest goes.
+    pub fn put(&self, event: &Attack) {
+        let mut inner = self.lock();
+        if let Some(known) = inner.events.iter_mut().rev().find(|known| known.id == event.id) {
+            known.clone_from(event);
+            return;
+        }
+        if inner.events.len() >= KEPT_EVENTS {
+            inner.events.pop_front();
+        }
+        inner.events.push_back(event.clone());
+    }
+
+    /// Counts an event as one of `kind`. Whoever calls it does so once for each, when its kind is settled: what was counted
+    /// is never moved, for counters only rise.
+    pub fn count(&self, service: &str, kind: Kind) {
+        let mut inner = self.lock();
+        inner.know(service);
+        let row = inner.counts.iter_mut().find(|(name, row, _)| name == service && *row == kind);
+        if let Some((_, _, count)) = row {
+            *count = count.saturating_add(1);
+        }
+    }
+
+    /// Replaces what is known of the present traffic. From then on each service has counts, if only zeros: a counter that
+    /// appears with its first event hides that from whoever looks at increases.
+    pub fn set_traffic(&self, traffic: &[Traffic]) {
+        let mut inner = self.lock();
+        traffic.iter().for_each(|traffic| inner.know(&traffic.service));
+        inner.traffic = traffic.to_vec();
+    }
+
+    /// Counts how a run of the hook ended.
+    pub fn count_hook_run(&self, run: HookRun) {
+        if let Some(count) = self.lock().hook_runs.get_mut(run as usize) {
+            *count = count.saturating_add(1);
+        }
+    }
+
+    /// Runs of the hook so far, by how they ended.
+    pub fn hook_runs(&self) -> [(HookRun, u64); HookRun::ALL.len()] {
+        let runs = self.lock().hook_runs;
+        HookRun::ALL.map(|run| (run, runs.get(run as usize).copied().unwrap_or(0)))
     }
 
     /// Events so far by service and kind.
@@ -171,5 +218,112 @@ impl Board {
     }
 }
 
+impl Inner {
+    fn know(&mut self, service: &str) {
+        if !self.counts.iter().any(|(name, _, _)| name == service) {
+            self.counts.extend(Kind::ALL.map(|kind| (service.to_owned(), kind, 0)));
+        }
+    }
+}
+
+/// How a run of the hook ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HookRun {
+    /// With exit status 0.
+    Ok,
+    /// Otherwise, or it could not be started.
+    Failed,
+    /// It took too long and was killed.
+    Timeout,
+    /// It was not started, since too many waited.
+    Dropped,
+}
+
+impl HookRun {
+    /// Every way.
+    pub const ALL: [HookRun; 4] = [HookRun::Ok, HookRun::Failed, HookRun::Timeout, HookRun::Dropped];
+
+    /// Its name in metrics and logs.
+    pub const fn label(self) -> &'static str {
+        match self {
+            HookRun::Ok => "ok",
+            HookRun::Failed => "failed",
+            HookRun::Timeout => "timeout",
+            HookRun::Dropped => "dropped",
+        }
+    }
+}
+
 /// Events kept for whoever asks.
 pub const KEPT_EVENTS: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(number: usize, ended: Option<f64>) -> Attack {
+        Attack {
+            id: format!("1790000000-{number}"),
+            service: "web".to_owned(),
+            kind: Kind::SpoofedSyn,
+            started: 1_790_000_000.0,
+            ended,
+            peak_syn_rate: 0.0,
+            peak_half_open: 0,
+            totals: Totals::default(),
+            distinct_sources: 0,
+            new_source_share: 0.0,
+            completed_share: 0.0,
+            top_prefixes: Vec::new(),
+            source_ports: 0,
+            top_ports: Vec::new(),
+            hop_limits: [0, 0],
+        }
+    }
+
+    #[test]
+    fn events_are_replaced_by_their_id_and_the_oldest_goes() {
+        let board = Board::default();
+        (0..KEPT_EVENTS).for_each(|number| board.put(&event(number, Some(1.0))));
+        board.put(&event(7, Some(2.0)));
+        assert_eq!(board.events().len(), KEPT_EVENTS);
+        assert_eq!(board.events()[KEPT_EVENTS - 8], event(7, Some(2.0)));
+        board.put(&event(KEPT_EVENTS, None));
+        let events = board.events();
+        assert_eq!((events.len(), &events[0]), (KEPT_EVENTS, &event(KEPT_EVENTS, None)));
+        assert_eq!(events[KEPT_EVENTS - 1], event(1, Some(1.0)), "number 0 went");
+        assert_eq!((board.current("web"), board.current("mail")), (Some(event(KEPT_EVENTS, None)), None));
+    }
+
+    #[test]
+    fn every_known_service_has_counts_of_every_kind() {
+        let board = Board::default();
+        let traffic = vec![Traffic { service: "web".to_owned(), ..Traffic::default() }];
+        board.set_traffic(&traffic);
+        board.set_traffic(&traffic);
+        board.count("web", Kind::Crowd);
+        board.count("gone", Kind::FewSources);
+        assert_eq!(board.traffic(), traffic);
+        let counts: Vec<u64> = board.counts().iter().map(|(_, _, count)| *count).collect();
+        assert_eq!(counts, [0, 0, 0, 1, 0, 1, 0, 0]);
+    }
+
+    #[test]
+    fn hook_runs_are_counted_by_how_they_ended() {
+        let board = Board::default();
+        for run in [HookRun::Dropped, HookRun::Ok, HookRun::Dropped] {
+            board.count_hook_run(run);
+        }
+        let counts = board.hook_runs().map(|(run, count)| (run.label(), count));
+        assert_eq!(counts, [("ok", 1), ("failed", 0), ("timeout", 0), ("dropped", 2)]);
+    }
+
+    #[test]
+    fn an_event_in_json_has_the_names_of_the_interface() {
+        let json = serde_json::to_value(event(1, None)).unwrap();
+        assert_eq!((&json["kind"], &json["ended"]), (&"spoofed_syn".into(), &serde_json::Value::Null));
+        for kind in Kind::ALL {
+            assert_eq!(serde_json::to_value(kind).unwrap(), kind.label());
+        }
+    }
+}

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::io;
 
-use super::{http, key, link, privileges, state};
+use super::{hook, http, key, link, privileges, state};
 use crate::config::Config;
 use crate::engine::Side;
 use link::Link;
@@ -95,6 +95,7 @@ pub fn examine(config: &Config) -> Report {
     check_metrics(&mut report, config);
     check_key(&mut report, config);
     check_state(&mut report, config);
+    check_hook(&mut report, config);
     report
 }
 
@@ -260,6 +261,14 @@ fn check_state(report: &mut Report, config: &Config) {
     match state::examine(path) {
         Ok(()) => report.ok(format!("state: {}", path.display())),
         Err(error) => report.fix(error.to_string()),
+    }
+}
+
+fn check_hook(report: &mut Report, config: &Config) {
+    let Some(hook) = config.attack.hook() else { return report.ok("attack hook: none") };
+    match hook::examine(&hook.program) {
+        Ok(()) => report.ok(format!("attack hook: {}", hook.program.display())),
+        Err(error) => report.fix(format!("attack {error}")),
     }
 }
 

@@ -64,6 +64,7 @@ fn fixed(running: &Config, new: &Config) -> Vec<&'static str> {
         ("[bridge]", running.bridge == new.bridge),
         ("[cookie]", running.cookie == new.cookie),
         ("[state]", running.state == new.state),
+        ("[attack]", running.attack == new.attack),
         ("[metrics]", running.metrics == new.metrics),
         ("[log]", running.log == new.log),
         ("[plane]", running.plane == new.plane),
