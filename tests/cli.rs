@@ -60,7 +60,7 @@ fn bad_configurations_end_with_78_whatever_the_command() {
         (
             "unknown.toml",
             configuration("[bridges]\n"),
-            "unknown.toml:4:2: unknown key \"bridges\"; known here: bridge, limits, service, filter, cookie, state, metrics, log, plane\n",
+            "unknown.toml:4:2: unknown key \"bridges\"; known here: bridge, limits, service, filter, cookie, state, metrics, admin, log, plane\n",
         ),
         (
             "overlap.toml",
@@ -196,6 +196,8 @@ ports = [80]
 workers = 2
 [state]
 directory = "$PWD/state"
+[admin]
+socket = "$PWD/admin.sock"
 X
 host() { ip -details address; ethtool -k a1; ethtool -k b1; }
 http() { exec 3<>/dev/tcp/127.0.0.1/10910; printf 'GET %s HTTP/1.1\r\nHost: x\r\n\r\n' "$1" >&3; cat <&3; exec 3>&-; }
@@ -243,7 +245,7 @@ fn run_serves_reloads_and_stops_and_the_host_is_left_as_it_was() {
         trap 'kill -KILL $pid 2>/dev/null || true' EXIT
         ready
         # A second one is kept from the same ports, and a third from the same address.
-        sed '$a [metrics]\nlisten = "off"' synwall.toml > second.toml
+        sed '$a [metrics]\nlisten = "off"' synwall.toml | sed 's/admin.sock/second.sock/' > second.toml
         fails timeout 20 "$SYNWALL" run --config second.toml
         ip link add name c1 type veth peer name c0; ip link add name d1 type veth peer name d0
         for port in c0 c1 d0 d1; do echo 1 > /proc/sys/net/ipv6/conf/$port/disable_ipv6; ip link set $port up; done
@@ -268,7 +270,7 @@ fn run_serves_reloads_and_stops_and_the_host_is_left_as_it_was() {
         http /metrics | grep '^synwall_workers 2'
         kill -TERM $pid
         wait $pid
-        sleep 0.1; host > after; diff before after
+        sleep 0.1; host > after; diff before after; test ! -e admin.sock
         "#,
     );
     for line in [

@@ -1,0 +1,361 @@
+//! The admin socket: versioned JSON over HTTP for root alone. `api` has the paths.
+//!
+//! The kernel says who is at the other end (SO_PEERCRED); only root and the user that runs synwall are answered. Every
+//! change is logged with the number of the user who made it. Nothing here waits for the packet threads or makes them wait;
+//! what takes time in proportion to the tables runs on a thread of its own, one at a time.
+
+use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, put};
+use axum::{Extension, Router};
+use nix::unistd::geteuid;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tokio::net::UnixStream;
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+
+use super::api::{
+    Attacks, BlockRequest, Blocks, CONFIGURED, DEFAULT_FLOWS, Failure, Flow, FlowQuery, Flows,
+    MAX_BLOCK_SECONDS, MAX_FLOWS, ModeAnswer, ModeRequest, Reason, UnblockRequest,
+};
+use super::attacks::Board;
+use super::in_force::InForce;
+use super::overrides::OverrideError;
+use super::rotate::unix_time;
+use super::server;
+use super::socket::Socket;
+use super::status::{self, Status, Surroundings};
+use crate::config::parse_prefix;
+use crate::engine::Shared;
+use crate::engine::list::{Listed, STATES};
+use crate::engine::policy::{Mode, Prefix};
+use crate::io::{Clock, MonotonicClock};
+use crate::metrics::Sample;
+use crate::time::Instant;
+
+/// What the answers are made from.
+pub struct Admin {
+    /// A sample of what is counted, taken now.
+    pub sample: Box<dyn Fn() -> Sample + Send + Sync>,
+    /// The tables.
+    pub shared: Arc<Shared>,
+    /// Events and traffic.
+    pub board: Arc<Board>,
+    /// Configuration and overrides.
+    pub in_force: Arc<InForce>,
+    /// The clock of the packet threads.
+    pub clock: MonotonicClock,
+    /// When synwall was started, by that clock.
+    pub started: Instant,
+    /// Packet threads that were started.
+    pub workers: usize,
+}
+
+impl Admin {
+    /// The status as of now.
+    pub fn status(&self) -> Status {
+        let around = Surroundings {
+            board: &self.board,
+            configured_modes: &self.in_force.configured_modes(),
+            blocks: &self.in_force.blocks(),
+            workers: self.workers,
+            time: unix_time().as_secs_f64(),
+            uptime_seconds: self.clock.now().since(self.started).as_secs_f64(),
+        };
+        Status::new(&(self.sample)(), &around)
+    }
+}
+
+/// Starts answering on `socket`, as a task of the present runtime.
+///
+/// # Errors
+/// The socket cannot be handed to the runtime.
+pub fn serve(socket: &Socket, admin: Admin) -> io::Result<JoinHandle<Infallible>> {
+    let listener = socket.listener()?;
+    listener.set_nonblocking(true)?;
+    let listener = tokio::net::UnixListener::from_std(listener)?;
+    let router = router(admin);
+    Ok(tokio::spawn(server::accept("admin", Unix { listener, router })))
+}
+
+struct Unix {
+    listener: tokio::net::UnixListener,
+    router: Router,
+}
+
+impl server::Listener for Unix {
+    type Stream = UnixStream;
+
+    async fn next(&self) -> io::Result<(UnixStream, Router)> {
+        let (stream, _) = self.listener.accept().await?;
+        let uid = stream.peer_cred()?.uid();
+        let is_welcome = uid == 0 || uid == geteuid().as_raw();
+        let router = if is_welcome { self.router.clone().layer(Extension(Peer { uid })) } else { turned_away(uid) };
+        Ok((stream, router))
+    }
+}
+
+/// Who asks.
+#[derive(Clone, Copy)]
+struct Peer {
+    uid: u32,
+}
+
+fn router(admin: Admin) -> Router {
+    let desk = Arc::new(Desk { admin: Arc::new(admin), listings: Arc::new(Semaphore::new(1)) });
+    Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/attacks", get(attacks))
+        .route("/v1/flows", get(flows))
+        .route("/v1/blocks", get(blocks).post(block).delete(unblock))
+        .route("/v1/services/{name}/mode", put(mode))
+        .fallback(|| async { problem(StatusCode::NOT_FOUND, "no_such_path", "there is no such path") })
+        .method_not_allowed_fallback(|| async {
+            problem(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", "this path does not take this method")
+        })
+        .layer(DefaultBodyLimit::max(MAX_BODY_OCTETS))
+        .with_state(desk)
+}
+
+fn turned_away(uid: u32) -> Router {
+    let answer = move || async move {
+        let message = format!("user {uid} may not operate synwall: use root, or the user that runs it");
+        problem(StatusCode::FORBIDDEN, "forbidden", message)
+    };
+    Router::new().fallback(answer)
+}
+
+struct Desk {
+    admin: Arc<Admin>,
+    /// Listings walk the tables: one at a time.
+    listings: Arc<Semaphore>,
+}
+
+type Place = State<Arc<Desk>>;
+
+async fn status(State(desk): Place) -> Response {
+    json(&desk.admin.status())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AttackQuery {
+    service: Option<String>,
+}
+
+async fn attacks(State(desk): Place, query: Result<Query<AttackQuery>, QueryRejection>) -> Answer {
+    let Query(query) = query.map_err(|error| bad_request(error.body_text()))?;
+    if let Some(name) = &query.service {
+        known_service(&desk.admin, name)?;
+    }
+    let mut attacks = desk.admin.board.events();
+    attacks.retain(|event| query.service.as_ref().is_none_or(|name| event.service == *name));
+    Ok(json(&Attacks { attacks }))
+}
+
+async fn flows(State(desk): Place, query: Result<Query<FlowQuery>, QueryRejection>) -> Answer {
+    let Query(query) = query.map_err(|error| bad_request(error.body_text()))?;
+    let wanted = Wanted::new(&desk.admin, &query)?;
+    // The semaphore is never closed.
+    let permit = desk.listings.clone().acquire_owned().await.ok();
+    let admin = desk.admin.clone();
+    let listing = tokio::task::spawn_blocking(move || {
+        let _permit = permit;
+        list(&admin, &wanted)
+    });
+    match listing.await {
+        Ok(flows) => Ok(json(&flows)),
+        Err(_) => Err(problem(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the listing failed")),
+    }
+}
+
+/// A [`FlowQuery`] that was understood.
+struct Wanted {
+    prefix: Option<Prefix>,
+    service: Option<String>,
+    state: Option<String>,
+    limit: usize,
+}
+
+impl Wanted {
+    fn new(admin: &Admin, query: &FlowQuery) -> Result<Wanted, Response> {
+        let prefix = query.prefix.as_deref().map(prefix).transpose()?;
+        if let Some(name) = &query.service {
+            known_service(admin, name)?;
+        }
+        if let Some(state) = query.state.as_ref().filter(|state| !STATES.contains(&state.as_str())) {
+            return Err(bad_request(format!("{state:?} is no state; there are: {}", STATES.join(", "))));
+        }
+        let limit = query.limit.unwrap_or(DEFAULT_FLOWS);
+        if !(1..=MAX_FLOWS).contains(&limit) {
+            return Err(bad_request(format!("limit: {limit} is out of range, 1 to {MAX_FLOWS}")));
+        }
+        Ok(Wanted { prefix, service: query.service.clone(), state: query.state.clone(), limit })
+    }
+
+    fn holds(&self, listed: &Listed, service: &str) -> bool {
+        self.prefix.is_none_or(|prefix| prefix.contains(listed.client.0))
+            && self.service.as_ref().is_none_or(|wanted| wanted == service)
+            && self.state.as_ref().is_none_or(|wanted| wanted == listed.state)
+    }
+}
+
+fn list(admin: &Admin, wanted: &Wanted) -> Flows {
+    let policy = admin.shared.policy();
+    let mut flows = Flows { flows: Vec::new(), is_truncated: false };
+    admin.shared.list(admin.clock.now(), |listed| {
+        let service = policy.service(listed.service).map_or("-", |service| service.name.as_str());
+        if wanted.holds(&listed, service) {
+            flows.is_truncated = flows.flows.len() >= wanted.limit;
+            if !flows.is_truncated {
+                flows.flows.push(flow(&listed, service));
+            }
+        }
+        !flows.is_truncated
+    });
+    flows
+}
+
+fn flow(listed: &Listed, service: &str) -> Flow {
+    let ((client, client_port), (server, server_port)) = (listed.client, listed.server);
+    Flow {
+        client: client.to_string(),
+        client_port,
+        server: server.to_string(),
+        server_port,
+        service: service.to_owned(),
+        state: listed.state.to_owned(),
+        kind: listed.kind.label().to_owned(),
+        age_seconds: listed.age.map(|age| age.as_secs_f64()),
+        idle_seconds: listed.idle.map(|idle| idle.as_secs_f64()),
+    }
+}
+
+async fn blocks(State(desk): Place) -> Response {
+    all_blocks(&desk.admin)
+}
+
+async fn block(State(desk): Place, Extension(peer): Extension<Peer>, body: Body) -> Answer {
+    let request: BlockRequest = parse(body)?;
+    let prefix = prefix(&request.prefix)?;
+    if let Some(seconds) = request.for_seconds.filter(|seconds| !(1..=MAX_BLOCK_SECONDS).contains(seconds)) {
+        return Err(bad_request(format!("for_seconds: {seconds} is out of range, 1 to {MAX_BLOCK_SECONDS}")));
+    }
+    desk.admin.in_force.block(prefix, request.for_seconds.map(Duration::from_secs)).map_err(refused)?;
+    tracing::info!(uid = peer.uid, %prefix, for_seconds = request.for_seconds, "blocked");
+    Ok(all_blocks(&desk.admin))
+}
+
+async fn unblock(State(desk): Place, Extension(peer): Extension<Peer>, body: Body) -> Answer {
+    let request: UnblockRequest = parse(body)?;
+    let prefix = prefix(&request.prefix)?;
+    desk.admin.in_force.unblock(prefix).map_err(refused)?;
+    tracing::info!(uid = peer.uid, %prefix, "unblocked");
+    Ok(all_blocks(&desk.admin))
+}
+
+async fn mode(
+    State(desk): Place,
+    Path(name): Path<String>,
+    Extension(peer): Extension<Peer>,
+    body: Body,
+) -> Answer {
+    let request: ModeRequest = parse(body)?;
+    let mode = Mode::ALL.into_iter().find(|mode| mode.label() == request.mode);
+    if mode.is_none() && request.mode != CONFIGURED {
+        let known: Vec<&str> = Mode::ALL.map(Mode::label).into_iter().chain([CONFIGURED]).collect();
+        let message = format!("{:?} is no mode; there are: {}", request.mode, known.join(", "));
+        return Err(problem(StatusCode::BAD_REQUEST, "bad_mode", message));
+    }
+    desk.admin.in_force.set_mode(&name, mode).map_err(refused)?;
+    let configured = known_service(&desk.admin, &name)?;
+    let answer = ModeAnswer {
+        mode: mode.unwrap_or(configured).label().to_owned(),
+        configured_mode: configured.label().to_owned(),
+        service: name,
+    };
+    tracing::info!(uid = peer.uid, service = answer.service, mode = answer.mode, "mode changed");
+    Ok(json(&answer))
+}
+
+/// An answer, be it a problem.
+type Answer = Result<Response, Response>;
+
+type Body = Result<Bytes, BytesRejection>;
+
+fn all_blocks(admin: &Admin) -> Response {
+    json(&Blocks { blocks: admin.in_force.blocks().iter().map(status::block).collect() })
+}
+
+/// The mode that the configuration gives the service `name`.
+fn known_service(admin: &Admin, name: &str) -> Result<Mode, Response> {
+    let modes = admin.in_force.configured_modes();
+    if let Some((_, mode)) = modes.iter().find(|(known, _)| known == name) {
+        return Ok(*mode);
+    }
+    let known = modes.into_iter().map(|(name, _)| name).collect();
+    Err(refused(OverrideError::NoService { name: name.to_owned(), known }))
+}
+
+fn prefix(text: &str) -> Result<Prefix, Response> {
+    parse_prefix(text).map_err(|message| problem(StatusCode::BAD_REQUEST, "bad_prefix", message))
+}
+
+fn parse<T: DeserializeOwned>(body: Body) -> Result<T, Response> {
+    let octets = body.map_err(|error| match error.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => {
+            let message = format!("the body is longer than {MAX_BODY_OCTETS} octets");
+            problem(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)
+        }
+        _ => bad_request(error.body_text()),
+    })?;
+    serde_json::from_slice(&octets).map_err(|error| bad_request(format!("the body is not what is wanted: {error}")))
+}
+
+fn refused(error: OverrideError) -> Response {
+    let (status, code) = match error {
+        OverrideError::Everything(_) => (StatusCode::BAD_REQUEST, "bad_prefix"),
+        OverrideError::Allowed(_) => (StatusCode::CONFLICT, "allowed"),
+        OverrideError::Denied(_) => (StatusCode::CONFLICT, "denied"),
+        OverrideError::TooMany => (StatusCode::CONFLICT, "too_many_blocks"),
+        OverrideError::NotBlocked(_) => (StatusCode::NOT_FOUND, "not_blocked"),
+        OverrideError::NoService { .. } => (StatusCode::NOT_FOUND, "no_such_service"),
+        OverrideError::Policy(_) => (StatusCode::CONFLICT, "policy"),
+    };
+    problem(status, code, error.to_string())
+}
+
+fn bad_request(message: impl Into<String>) -> Response {
+    problem(StatusCode::BAD_REQUEST, "bad_request", message)
+}
+
+fn problem(status: StatusCode, code: &str, message: impl Into<String>) -> Response {
+    let error = Reason { code: code.to_owned(), message: message.into() };
+    (status, json(&Failure { error })).into_response()
+}
+
+fn json(value: &impl Serialize) -> Response {
+    match serde_json::to_string(value) {
+        Ok(mut text) => {
+            text.push('\n');
+            ([(CONTENT_TYPE, "application/json")], text).into_response()
+        }
+        Err(error) => {
+            tracing::warn!(%error, "admin: an answer cannot be written as JSON");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}
+
+/// The longest body of a request; the longest that makes sense is a hundred octets.
+const MAX_BODY_OCTETS: usize = 4096;
