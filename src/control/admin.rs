@@ -26,7 +26,7 @@ use tokio::task::JoinHandle;
 
 use super::api::{
     Attacks, BlockRequest, Blocks, CONFIGURED, DEFAULT_FLOWS, Failure, Flow, FlowQuery, Flows,
-    MAX_BLOCK_SECONDS, MAX_FLOWS, ModeAnswer, ModeRequest, Reason, UnblockRequest,
+    MAX_BLOCK_SECONDS, MAX_FLOWS, MODES, ModeAnswer, ModeRequest, Reason, STATES, UnblockRequest,
 };
 use super::attacks::Board;
 use super::in_force::InForce;
@@ -37,7 +37,7 @@ use super::socket::Socket;
 use super::status::{self, Status, Surroundings};
 use crate::config::parse_prefix;
 use crate::engine::Shared;
-use crate::engine::list::{Listed, STATES};
+use crate::engine::list::Listed;
 use crate::engine::policy::{Mode, Prefix};
 use crate::io::{Clock, MonotonicClock};
 use crate::metrics::Sample;
@@ -160,7 +160,7 @@ async fn attacks(State(desk): Place, query: Result<Query<AttackQuery>, QueryReje
     }
     let mut attacks = desk.admin.board.events();
     attacks.retain(|event| query.service.as_ref().is_none_or(|name| event.service == *name));
-    Ok(json(&Attacks { attacks }))
+    Ok(json(&Attacks { attacks, time: unix_time().as_secs_f64() }))
 }
 
 async fn flows(State(desk): Place, query: Result<Query<FlowQuery>, QueryRejection>) -> Answer {
@@ -273,8 +273,7 @@ async fn mode(
     let request: ModeRequest = parse(body)?;
     let mode = Mode::ALL.into_iter().find(|mode| mode.label() == request.mode);
     if mode.is_none() && request.mode != CONFIGURED {
-        let known: Vec<&str> = Mode::ALL.map(Mode::label).into_iter().chain([CONFIGURED]).collect();
-        let message = format!("{:?} is no mode; there are: {}", request.mode, known.join(", "));
+        let message = format!("{:?} is no mode; there are: {}", request.mode, MODES.join(", "));
         return Err(problem(StatusCode::BAD_REQUEST, "bad_mode", message));
     }
     desk.admin.in_force.set_mode(&name, mode).map_err(refused)?;

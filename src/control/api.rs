@@ -15,12 +15,16 @@
 use serde::{Deserialize, Serialize};
 
 use super::attacks::Attack;
+pub use crate::engine::list::STATES;
+use crate::engine::policy::Mode;
 
 /// Events, the newest first.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub struct Attacks {
     /// At most [`super::attacks::KEPT_EVENTS`].
     pub attacks: Vec<Attack>,
+    /// When this was true, in seconds since 1970.
+    pub time: f64,
 }
 
 /// Which connections are asked for; what is absent restricts nothing.
@@ -33,7 +37,7 @@ pub struct FlowQuery {
     /// A service's name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service: Option<String>,
-    /// One of [`crate::engine::list::STATES`].
+    /// One of [`STATES`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
     /// The most that are listed: 1 to [`MAX_FLOWS`], [`DEFAULT_FLOWS`] if absent.
@@ -63,7 +67,7 @@ pub struct Flow {
     pub server_port: u16,
     /// The service's name, `-` for one that is gone.
     pub service: String,
-    /// One of [`crate::engine::list::STATES`].
+    /// One of [`STATES`].
     pub state: String,
     /// `proxied`, `direct` or `half_open`.
     pub kind: String,
@@ -112,7 +116,7 @@ pub struct UnblockRequest {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModeRequest {
-    /// `off`, `monitor`, `adaptive`, `always`, or [`CONFIGURED`].
+    /// One of [`MODES`].
     pub mode: String,
 }
 
@@ -142,6 +146,15 @@ pub struct Reason {
     /// For people.
     pub message: String,
 }
+
+/// What a service's mode can be set to.
+pub const MODES: [&str; 5] = [
+    Mode::Off.label(),
+    Mode::Monitor.label(),
+    Mode::Adaptive.label(),
+    Mode::Always.label(),
+    CONFIGURED,
+];
 
 /// The mode of the configuration.
 pub const CONFIGURED: &str = "configured";
