@@ -42,7 +42,9 @@ fn advice(error: &io::Error) -> &'static str {
         io::ErrorKind::NotFound => {
             "is it running? `systemctl status synwall` tells; if its [admin] socket is elsewhere, name it with --socket"
         }
-        io::ErrorKind::ConnectionRefused => "the synwall that made it has ended without removing it: start it again",
+        io::ErrorKind::ConnectionRefused => {
+            "the synwall that made it has ended without removing it: start it again"
+        }
         io::ErrorKind::PermissionDenied => "use root, or the user that runs synwall",
         _ => "name the socket of a running synwall with --socket",
     }

@@ -193,7 +193,11 @@ fn examine(config: &Config) -> ExitCode {
 /// Whole seconds are what the admin socket takes.
 fn block_time(text: &str) -> Result<Duration, String> {
     let time = parse_duration(text)?;
-    if time.is_zero() || time.subsec_nanos() != 0 { Err("must be whole seconds, at least 1s".to_owned()) } else { Ok(time) }
+    if time.is_zero() || time.subsec_nanos() != 0 {
+        Err("must be whole seconds, at least 1s".to_owned())
+    } else {
+        Ok(time)
+    }
 }
 
 /// Prints `text`; a reader that has gone (`| head`) is no failure.

@@ -103,7 +103,9 @@ fn reached(
             Some(socket) => reach(socket),
             None => {
                 let file = config.display();
-                complain(&format!("{file} says that there is no admin socket: set [admin] socket, and restart synwall"));
+                complain(&format!(
+                    "{file} says that there is no admin socket: set [admin] socket, and restart synwall"
+                ));
                 ExitCode::from(failed)
             }
         }),

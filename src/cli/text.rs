@@ -52,7 +52,8 @@ fn show_port(port: &Port) -> String {
 
 /// How many connections there are, in all and by state.
 pub(super) fn flow_counts(status: &Status) -> String {
-    let all: u64 = status.flows.iter().filter(|(state, _)| *state != "syn_sent").map(|(_, count)| count).sum();
+    let all: u64 =
+        status.flows.iter().filter(|(state, _)| *state != "syn_sent").map(|(_, count)| count).sum();
     let states: Vec<String> = status
         .flows
         .iter()
@@ -103,7 +104,10 @@ pub(super) fn attacks(attacks: &Attacks) -> String {
         return "no attacks\n".to_owned();
     }
     let mut page = String::new();
-    attacks.attacks.iter().for_each(|event| line(&mut page, format_args!("{}", show_attack(event, attacks.time))));
+    attacks
+        .attacks
+        .iter()
+        .for_each(|event| line(&mut page, format_args!("{}", show_attack(event, attacks.time))));
     page
 }
 
@@ -153,19 +157,30 @@ pub(super) fn flows(flows: &Flows) -> String {
         (end(&flow.client, flow.client_port), end(&flow.server, flow.server_port))
     };
     let mut page = String::new();
-    let widths = flows.flows.iter().map(ends).fold((6, 6), |(client, server), (one, other)| {
-        (one.len().max(client), other.len().max(server))
-    });
+    let widths = flows
+        .flows
+        .iter()
+        .map(ends)
+        .fold((6, 6), |(client, server), (one, other)| (one.len().max(client), other.len().max(server)));
     let (left, right) = widths;
     if !flows.flows.is_empty() {
-        line(&mut page, format_args!("{:<left$}  {:<right$}  {:<16} {:<12} {:<9} last seen", "client", "server", "service", "state", "kind"));
+        line(
+            &mut page,
+            format_args!(
+                "{:<left$}  {:<right$}  {:<16} {:<12} {:<9} last seen",
+                "client", "server", "service", "state", "kind"
+            ),
+        );
     }
     for flow in &flows.flows {
         let (client, server) = ends(flow);
         let seen = flow.idle_seconds.or(flow.age_seconds).map_or("-".to_owned(), duration);
         line(
             &mut page,
-            format_args!("{client:<left$}  {server:<right$}  {:<16} {:<12} {:<9} {seen}", flow.service, flow.state, flow.kind),
+            format_args!(
+                "{client:<left$}  {server:<right$}  {:<16} {:<12} {:<9} {seen}",
+                flow.service, flow.state, flow.kind
+            ),
         );
     }
     let count = flows.flows.len();
@@ -186,12 +201,15 @@ pub(super) fn blocks(blocks: &Blocks) -> String {
 pub(super) fn blocked(request: &BlockRequest, blocks: &Blocks) -> String {
     let prefix = &request.prefix;
     let is_it = |block: &&Block| block.prefix == *prefix || block.prefix.starts_with(&format!("{prefix}/"));
-    let until = blocks.blocks.iter().find(is_it).map_or(String::new(), |block| format!(" {}", remaining(block)));
+    let until =
+        blocks.blocks.iter().find(is_it).map_or(String::new(), |block| format!(" {}", remaining(block)));
     format!("{prefix} is blocked{until}\n")
 }
 
 fn remaining(block: &Block) -> String {
-    block.remaining_seconds.map_or("until a restart".to_owned(), |left| format!("for {}", duration(left.ceil())))
+    block
+        .remaining_seconds
+        .map_or("until a restart".to_owned(), |left| format!("for {}", duration(left.ceil())))
 }
 
 /// The text of `synwall mode`.

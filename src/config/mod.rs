@@ -226,8 +226,9 @@ impl Config {
 /// # Errors
 /// What is wrong with it.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    value::parse_duration(text)
-        .ok_or_else(|| format!("{text:?} is not a duration; write for example \"250ms\", \"32s\" or \"2h4m\""))
+    value::parse_duration(text).ok_or_else(|| {
+        format!("{text:?} is not a duration; write for example \"250ms\", \"32s\" or \"2h4m\"")
+    })
 }
 
 /// `duration` as [`parse_duration`] reads it.

@@ -8,8 +8,8 @@ use toml::de::DeValue;
 
 use super::document::{self, Fault, Problems, Section, Value, kind};
 use super::{
-    Admin, Bridge, Config, Cookie, FilterLists, Log, LogFormat, LogLevel, Metrics, Plane, PlaneKind, Problem, State,
-    value,
+    Admin, Bridge, Config, Cookie, FilterLists, Log, LogFormat, LogLevel, Metrics, Plane, PlaneKind, Problem,
+    State, value,
 };
 use crate::engine::policy::{Budgets, Limits, MAX_SERVICES, Mode, Prefix, ServerOptions, Service, Threshold};
 

@@ -100,7 +100,8 @@ impl server::Listener for Unix {
         let (stream, _) = self.listener.accept().await?;
         let uid = stream.peer_cred()?.uid();
         let is_welcome = uid == 0 || uid == geteuid().as_raw();
-        let router = if is_welcome { self.router.clone().layer(Extension(Peer { uid })) } else { turned_away(uid) };
+        let router =
+            if is_welcome { self.router.clone().layer(Extension(Peer { uid })) } else { turned_away(uid) };
         Ok((stream, router))
     }
 }
@@ -318,7 +319,8 @@ fn parse<T: DeserializeOwned>(body: Body) -> Result<T, Response> {
         }
         _ => bad_request(error.body_text()),
     })?;
-    serde_json::from_slice(&octets).map_err(|error| bad_request(format!("the body is not what is wanted: {error}")))
+    serde_json::from_slice(&octets)
+        .map_err(|error| bad_request(format!("the body is not what is wanted: {error}")))
 }
 
 fn refused(error: OverrideError) -> Response {

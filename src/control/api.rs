@@ -148,13 +148,8 @@ pub struct Reason {
 }
 
 /// What a service's mode can be set to.
-pub const MODES: [&str; 5] = [
-    Mode::Off.label(),
-    Mode::Monitor.label(),
-    Mode::Adaptive.label(),
-    Mode::Always.label(),
-    CONFIGURED,
-];
+pub const MODES: [&str; 5] =
+    [Mode::Off.label(), Mode::Monitor.label(), Mode::Adaptive.label(), Mode::Always.label(), CONFIGURED];
 
 /// The mode of the configuration.
 pub const CONFIGURED: &str = "configured";

@@ -18,7 +18,9 @@ pub enum OverrideError {
     #[error("{0} is every address: block longer prefixes")]
     Everything(Prefix),
     /// The configuration says the opposite.
-    #[error("{0} is allowed by [filter] allow, which a block of the same prefix cannot overrule: block parts of it, or change the file and reload")]
+    #[error(
+        "{0} is allowed by [filter] allow, which a block of the same prefix cannot overrule: block parts of it, or change the file and reload"
+    )]
     Allowed(Prefix),
     /// The configuration says the same.
     #[error("{0} is denied by [filter] deny already")]
@@ -66,7 +68,12 @@ impl Overrides {
     ///
     /// # Errors
     /// It must not be blocked, or there are too many.
-    pub fn block(&mut self, config: &Config, prefix: Prefix, end: Option<Instant>) -> Result<(), OverrideError> {
+    pub fn block(
+        &mut self,
+        config: &Config,
+        prefix: Prefix,
+        end: Option<Instant>,
+    ) -> Result<(), OverrideError> {
         if prefix.is_empty() {
             return Err(OverrideError::Everything(prefix));
         }
@@ -178,7 +185,10 @@ mod tests {
             ("198.18.1.0/24", "198.18.1.0/24 is allowed by [filter] allow"),
             ("198.18.2.0/24", "198.18.2.0/24 is denied by [filter] deny already"),
         ] {
-            let prefix = Prefix::new(text.split('/').next().unwrap().parse().unwrap(), text.rsplit('/').next().unwrap().parse().unwrap());
+            let prefix = Prefix::new(
+                text.split('/').next().unwrap().parse().unwrap(),
+                text.rsplit('/').next().unwrap().parse().unwrap(),
+            );
             let refused = overrides.block(&config, prefix.unwrap(), None).unwrap_err().to_string();
             assert!(refused.starts_with(start), "{refused}");
         }

@@ -19,6 +19,7 @@ mod frames;
 mod handshake;
 mod icmp;
 mod limits;
+mod list;
 mod modes;
 mod mtu;
 mod nonsense;

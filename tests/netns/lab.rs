@@ -63,7 +63,11 @@ impl Lab {
     /// A configuration with an admin socket of the laboratory's own: the file system is not a namespace's.
     pub(crate) fn with_socket(&self, config: &str) -> String {
         let socket = self.state().join("admin.sock");
-        if config.contains("[admin]") { config.to_owned() } else { format!("{config}\n[admin]\nsocket = {socket:?}\n") }
+        if config.contains("[admin]") {
+            config.to_owned()
+        } else {
+            format!("{config}\n[admin]\nsocket = {socket:?}\n")
+        }
     }
 
     /// Stops synwall as an operator does and asserts that it went well.

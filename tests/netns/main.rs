@@ -15,9 +15,11 @@
 mod capture;
 mod crowd;
 mod lab;
+mod screen;
 mod segments;
 mod traffic;
 
+mod admin;
 mod bad_input;
 mod bridge;
 mod connections;
