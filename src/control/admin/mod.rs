@@ -4,6 +4,9 @@
 //! change is logged with the number of the user who made it. Nothing here waits for the packet threads or makes them wait;
 //! what takes time in proportion to the tables runs on a thread of its own, one at a time.
 
+mod flows;
+mod problem;
+
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
@@ -18,30 +21,27 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, put};
 use axum::{Extension, Router};
 use nix::unistd::geteuid;
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use super::api::{
-    Attacks, BlockRequest, Blocks, CONFIGURED, DEFAULT_FLOWS, Failure, Flow, FlowQuery, Flows,
-    MAX_BLOCK_SECONDS, MAX_FLOWS, MODES, ModeAnswer, ModeRequest, Reason, STATES, UnblockRequest,
+    Attacks, BlockRequest, Blocks, CONFIGURED, MAX_BLOCK_SECONDS, MODES, ModeAnswer, ModeRequest,
+    UnblockRequest,
 };
 use super::attacks::Board;
 use super::in_force::InForce;
-use super::overrides::OverrideError;
 use super::rotate::unix_time;
 use super::server;
 use super::socket::Socket;
 use super::status::{self, Status, Surroundings};
-use crate::config::parse_prefix;
 use crate::engine::Shared;
-use crate::engine::list::Listed;
-use crate::engine::policy::{Mode, Prefix};
+use crate::engine::policy::Mode;
 use crate::io::{Clock, MonotonicClock};
 use crate::metrics::Sample;
 use crate::time::Instant;
+use problem::{Problem, known_service, parse, prefix};
 
 /// What the answers are made from.
 pub struct Admin {
@@ -117,12 +117,16 @@ fn router(admin: Admin) -> Router {
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/attacks", get(attacks))
-        .route("/v1/flows", get(flows))
+        .route("/v1/flows", get(flows::flows))
         .route("/v1/blocks", get(blocks).post(block).delete(unblock))
         .route("/v1/services/{name}/mode", put(mode))
-        .fallback(|| async { problem(StatusCode::NOT_FOUND, "no_such_path", "there is no such path") })
+        .fallback(|| async { Problem::new(StatusCode::NOT_FOUND, "no_such_path", "there is no such path") })
         .method_not_allowed_fallback(|| async {
-            problem(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", "this path does not take this method")
+            Problem::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "wrong_method",
+                "this path does not take this method",
+            )
         })
         .layer(DefaultBodyLimit::max(MAX_BODY_OCTETS))
         .with_state(desk)
@@ -131,7 +135,7 @@ fn router(admin: Admin) -> Router {
 fn turned_away(uid: u32) -> Router {
     let answer = move || async move {
         let message = format!("user {uid} may not operate synwall: use root, or the user that runs it");
-        problem(StatusCode::FORBIDDEN, "forbidden", message)
+        Problem::new(StatusCode::FORBIDDEN, "forbidden", message)
     };
     Router::new().fallback(answer)
 }
@@ -155,91 +159,13 @@ struct AttackQuery {
 }
 
 async fn attacks(State(desk): Place, query: Result<Query<AttackQuery>, QueryRejection>) -> Answer {
-    let Query(query) = query.map_err(|error| bad_request(error.body_text()))?;
+    let Query(query) = query.map_err(|error| Problem::bad_request(error.body_text()))?;
     if let Some(name) = &query.service {
         known_service(&desk.admin, name)?;
     }
     let mut attacks = desk.admin.board.events();
     attacks.retain(|event| query.service.as_ref().is_none_or(|name| event.service == *name));
     Ok(json(&Attacks { attacks, time: unix_time().as_secs_f64() }))
-}
-
-async fn flows(State(desk): Place, query: Result<Query<FlowQuery>, QueryRejection>) -> Answer {
-    let Query(query) = query.map_err(|error| bad_request(error.body_text()))?;
-    let wanted = Wanted::new(&desk.admin, &query)?;
-    // The semaphore is never closed.
-    let permit = desk.listings.clone().acquire_owned().await.ok();
-    let admin = desk.admin.clone();
-    let listing = tokio::task::spawn_blocking(move || {
-        let _permit = permit;
-        list(&admin, &wanted)
-    });
-    match listing.await {
-        Ok(flows) => Ok(json(&flows)),
-        Err(_) => Err(problem(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the listing failed")),
-    }
-}
-
-/// A [`FlowQuery`] that was understood.
-struct Wanted {
-    prefix: Option<Prefix>,
-    service: Option<String>,
-    state: Option<String>,
-    limit: usize,
-}
-
-impl Wanted {
-    fn new(admin: &Admin, query: &FlowQuery) -> Result<Wanted, Response> {
-        let prefix = query.prefix.as_deref().map(prefix).transpose()?;
-        if let Some(name) = &query.service {
-            known_service(admin, name)?;
-        }
-        if let Some(state) = query.state.as_ref().filter(|state| !STATES.contains(&state.as_str())) {
-            return Err(bad_request(format!("{state:?} is no state; there are: {}", STATES.join(", "))));
-        }
-        let limit = query.limit.unwrap_or(DEFAULT_FLOWS);
-        if !(1..=MAX_FLOWS).contains(&limit) {
-            return Err(bad_request(format!("limit: {limit} is out of range, 1 to {MAX_FLOWS}")));
-        }
-        Ok(Wanted { prefix, service: query.service.clone(), state: query.state.clone(), limit })
-    }
-
-    fn holds(&self, listed: &Listed, service: &str) -> bool {
-        self.prefix.is_none_or(|prefix| prefix.contains(listed.client.0))
-            && self.service.as_ref().is_none_or(|wanted| wanted == service)
-            && self.state.as_ref().is_none_or(|wanted| wanted == listed.state)
-    }
-}
-
-fn list(admin: &Admin, wanted: &Wanted) -> Flows {
-    let policy = admin.shared.policy();
-    let mut flows = Flows { flows: Vec::new(), is_truncated: false };
-    admin.shared.list(admin.clock.now(), |listed| {
-        let service = policy.service(listed.service).map_or("-", |service| service.name.as_str());
-        if wanted.holds(&listed, service) {
-            flows.is_truncated = flows.flows.len() >= wanted.limit;
-            if !flows.is_truncated {
-                flows.flows.push(flow(&listed, service));
-            }
-        }
-        !flows.is_truncated
-    });
-    flows
-}
-
-fn flow(listed: &Listed, service: &str) -> Flow {
-    let ((client, client_port), (server, server_port)) = (listed.client, listed.server);
-    Flow {
-        client: client.to_string(),
-        client_port,
-        server: server.to_string(),
-        server_port,
-        service: service.to_owned(),
-        state: listed.state.to_owned(),
-        kind: listed.kind.label().to_owned(),
-        age_seconds: listed.age.map(|age| age.as_secs_f64()),
-        idle_seconds: listed.idle.map(|idle| idle.as_secs_f64()),
-    }
 }
 
 async fn blocks(State(desk): Place) -> Response {
@@ -250,9 +176,11 @@ async fn block(State(desk): Place, Extension(peer): Extension<Peer>, body: Body)
     let request: BlockRequest = parse(body)?;
     let prefix = prefix(&request.prefix)?;
     if let Some(seconds) = request.for_seconds.filter(|seconds| !(1..=MAX_BLOCK_SECONDS).contains(seconds)) {
-        return Err(bad_request(format!("for_seconds: {seconds} is out of range, 1 to {MAX_BLOCK_SECONDS}")));
+        return Err(Problem::bad_request(format!(
+            "for_seconds: {seconds} is out of range, 1 to {MAX_BLOCK_SECONDS}"
+        )));
     }
-    desk.admin.in_force.block(prefix, request.for_seconds.map(Duration::from_secs)).map_err(refused)?;
+    desk.admin.in_force.block(prefix, request.for_seconds.map(Duration::from_secs))?;
     tracing::info!(uid = peer.uid, %prefix, for_seconds = request.for_seconds, "blocked");
     Ok(all_blocks(&desk.admin))
 }
@@ -260,7 +188,7 @@ async fn block(State(desk): Place, Extension(peer): Extension<Peer>, body: Body)
 async fn unblock(State(desk): Place, Extension(peer): Extension<Peer>, body: Body) -> Answer {
     let request: UnblockRequest = parse(body)?;
     let prefix = prefix(&request.prefix)?;
-    desk.admin.in_force.unblock(prefix).map_err(refused)?;
+    desk.admin.in_force.unblock(prefix)?;
     tracing::info!(uid = peer.uid, %prefix, "unblocked");
     Ok(all_blocks(&desk.admin))
 }
@@ -275,9 +203,9 @@ async fn mode(
     let mode = Mode::ALL.into_iter().find(|mode| mode.label() == request.mode);
     if mode.is_none() && request.mode != CONFIGURED {
         let message = format!("{:?} is no mode; there are: {}", request.mode, MODES.join(", "));
-        return Err(problem(StatusCode::BAD_REQUEST, "bad_mode", message));
+        return Err(Problem::new(StatusCode::BAD_REQUEST, "bad_mode", message));
     }
-    desk.admin.in_force.set_mode(&name, mode).map_err(refused)?;
+    desk.admin.in_force.set_mode(&name, mode)?;
     let configured = known_service(&desk.admin, &name)?;
     let answer = ModeAnswer {
         mode: mode.unwrap_or(configured).label().to_owned(),
@@ -289,60 +217,12 @@ async fn mode(
 }
 
 /// An answer, be it a problem.
-type Answer = Result<Response, Response>;
+type Answer = Result<Response, Problem>;
 
 type Body = Result<Bytes, BytesRejection>;
 
 fn all_blocks(admin: &Admin) -> Response {
     json(&Blocks { blocks: admin.in_force.blocks().iter().map(status::block).collect() })
-}
-
-/// The mode that the configuration gives the service `name`.
-fn known_service(admin: &Admin, name: &str) -> Result<Mode, Response> {
-    let modes = admin.in_force.configured_modes();
-    if let Some((_, mode)) = modes.iter().find(|(known, _)| known == name) {
-        return Ok(*mode);
-    }
-    let known = modes.into_iter().map(|(name, _)| name).collect();
-    Err(refused(OverrideError::NoService { name: name.to_owned(), known }))
-}
-
-fn prefix(text: &str) -> Result<Prefix, Response> {
-    parse_prefix(text).map_err(|message| problem(StatusCode::BAD_REQUEST, "bad_prefix", message))
-}
-
-fn parse<T: DeserializeOwned>(body: Body) -> Result<T, Response> {
-    let octets = body.map_err(|error| match error.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => {
-            let message = format!("the body is longer than {MAX_BODY_OCTETS} octets");
-            problem(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)
-        }
-        _ => bad_request(error.body_text()),
-    })?;
-    serde_json::from_slice(&octets)
-        .map_err(|error| bad_request(format!("the body is not what is wanted: {error}")))
-}
-
-fn refused(error: OverrideError) -> Response {
-    let (status, code) = match error {
-        OverrideError::Everything(_) => (StatusCode::BAD_REQUEST, "bad_prefix"),
-        OverrideError::Allowed(_) => (StatusCode::CONFLICT, "allowed"),
-        OverrideError::Denied(_) => (StatusCode::CONFLICT, "denied"),
-        OverrideError::TooMany => (StatusCode::CONFLICT, "too_many_blocks"),
-        OverrideError::NotBlocked(_) => (StatusCode::NOT_FOUND, "not_blocked"),
-        OverrideError::NoService { .. } => (StatusCode::NOT_FOUND, "no_such_service"),
-        OverrideError::Policy(_) => (StatusCode::CONFLICT, "policy"),
-    };
-    problem(status, code, error.to_string())
-}
-
-fn bad_request(message: impl Into<String>) -> Response {
-    problem(StatusCode::BAD_REQUEST, "bad_request", message)
-}
-
-fn problem(status: StatusCode, code: &str, message: impl Into<String>) -> Response {
-    let error = Reason { code: code.to_owned(), message: message.into() };
-    (status, json(&Failure { error })).into_response()
 }
 
 fn json(value: &impl Serialize) -> Response {
