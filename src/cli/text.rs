@@ -30,7 +30,7 @@ pub(super) fn status(status: &Status) -> String {
         line(&mut page, format_args!("\n{}", show_attack(event, status.time)));
     }
     if !status.blocks.is_empty() {
-        line(&mut page, format_args!("\nblocked: {} prefixes, see `synwall blocks`", status.blocks.len()));
+        line(&mut page, format_args!("\nprefixes blocked: {}, see `synwall blocks`", status.blocks.len()));
     }
     page
 }
