@@ -52,6 +52,8 @@ impl Screen {
                         self.row = numbers[0] - 1;
                         self.column = numbers.get(1).map_or(0, |column| column - 1);
                     }
+                    // The alternate screen is empty at first.
+                    'h' if given == "?1049" => self.rows.iter_mut().for_each(|row| row.fill(' ')),
                     'J' => self.rows.iter_mut().for_each(|row| row.fill(' ')),
                     _ => {}
                 }
