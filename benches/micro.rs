@@ -115,7 +115,13 @@ impl Bench {
             ports,
             max_half_open: 1_000,
             // The clock of a benchmark stands still.
-            budgets: Budgets { synack: None, synack_per_source: None, backend_syn: None, reset: None },
+            budgets: Budgets {
+                synack: None,
+                syn_per_source: None,
+                connections_per_source: None,
+                backend_syn: None,
+                reset: None,
+            },
             ..Service::default()
         };
         let policy = Policy::new(vec![service], Limits::default(), 1500).expect("one service");

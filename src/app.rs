@@ -21,6 +21,7 @@ use crate::control::doctor;
 use crate::control::http::{self, Answers, Readiness};
 use crate::control::in_force::InForce;
 use crate::control::key::{self, KeyError};
+use crate::control::live::Live;
 use crate::control::reload::ReloadError;
 use crate::control::rotate::{Rotation, unix_time};
 use crate::control::socket::Socket;
@@ -179,7 +180,9 @@ impl Appliance {
                 workers: running.load(Ordering::Relaxed) == all,
             }
         };
-        Ok(Answers { metrics: Box::new(move || exporter.render()), readiness: Box::new(readiness) })
+        let live = Live::new(self.shared.clone(), self.ports.clone(), self.board.clone());
+        tokio::spawn(live.clone().watch(self.clock));
+        Ok(Answers { metrics: Box::new(move || exporter.render()), readiness: Box::new(readiness), live })
     }
 
     /// Rotates keys, watches workers and serves signals until one of them ends it.

@@ -372,12 +372,17 @@ const SERVICE_COUNTERS: &[ServiceCounter] = &[
     ),
     (
         "synwall_synack_repeated_total",
-        "SYN-ACKs sent once more to clients whose server is the first to speak.",
+        "SYN-ACKs sent once more: to clients whose server is the first to speak, and for connections held in the server's place.",
         |v| v.synack_repeated,
     ),
     ("synwall_syn_allowed_total", "SYNs of allowed sources, let through without a cookie.", |v| {
         v.syn_allowed
     }),
+    (
+        "synwall_syn_passed_total",
+        "SYNs that mode adaptive let through because the service was not under pressure.",
+        |v| v.syn_passed,
+    ),
     ("synwall_flows_restored_total", "Connections that an earlier run had saved and that go on.", |v| {
         v.flows_restored
     }),
@@ -393,7 +398,7 @@ const SERVICE_COUNTERS: &[ServiceCounter] = &[
     ),
     (
         "synwall_would_challenge_total",
-        "SYNs that mode monitor let through and mode always would have answered with a cookie.",
+        "SYNs that mode monitor let through and mode adaptive would have answered with a cookie.",
         |v| v.would_challenge,
     ),
     (

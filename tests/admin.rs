@@ -29,7 +29,7 @@ use synwall::io::{Clock, MonotonicClock, PortStats, ReceiveDrop};
 use synwall::metrics::{Reload, Sample};
 
 const CONFIG: &str = "[bridge]\noutside = \"eth0\"\ninside = \"eth1\"\n\
-    [[service]]\nname = \"web\"\naddress = \"198.18.0.1\"\nports = [80]\n\
+    [[service]]\nname = \"web\"\naddress = \"198.18.0.1\"\nports = [80]\nmode = \"always\"\n\
     [[service]]\nname = \"six\"\naddress = \"2001:db8::1\"\nports = [80]\nmode = \"monitor\"\n\
     [filter]\nallow = [\"198.18.9.0/24\"]\ndeny = [\"198.18.8.0/24\"]\n";
 

@@ -116,7 +116,7 @@ fn check_config_says_ok_and_show_config_is_a_fixed_point() {
     let line = |line: &str| {
         shown.lines().any(|found| found.split_whitespace().collect::<Vec<_>>().join(" ") == line)
     };
-    assert!(line("early_data = \"16KiB\" # file") && line("mode = \"always\" # default"), "{shown}");
+    assert!(line("early_data = \"16KiB\" # file") && line("mode = \"adaptive\" # default"), "{shown}");
     std::fs::write(directory.join("shown.toml"), &first.stdout).unwrap();
     assert_eq!(status(&synwall(&directory, &["check-config", "--config", "shown.toml"])), 0);
     let second = synwall(&directory, &["show-config", "--config", "shown.toml"]);
@@ -391,7 +391,7 @@ fn run_serves_reloads_and_stops_and_the_host_is_left_as_it_was() {
         ends() { code=0; wanted=$1; shift; operate "$@" || code=$?; test $code = $wanted || { echo "exit status $code, not $wanted"; exit 1; }; }
         ends 0 status
         ends 0 block 198.18.3.0/24 --for 1h; operate blocks --json
-        ends 0 mode web adaptive; ends 0 mode web configured; ends 1 mode wbe off
+        ends 0 mode web always; ends 0 mode web configured; ends 1 mode wbe off
         # A port without carrier is not ready, and recovers.
         ip link set b0 down
         for _ in $(seq 50); do http /readyz | grep -q '"inside_up":false' && break; sleep 0.1; done
@@ -404,7 +404,7 @@ fn run_serves_reloads_and_stops_and_the_host_is_left_as_it_was() {
         echo "[nonsense]" >> synwall.toml; reload
         http /metrics | grep '^synwall_config_reload_success 0'
         code=0; "$SYNWALL" status --socket admin.sock || code=$?; test $code = 1
-        http /metrics | grep 'synwall_mode{service="web",mode="always"} 1'
+        http /metrics | grep 'synwall_mode{service="web",mode="adaptive"} 1'
         echo "$kept" | sed 's/ports = \[80\]/ports = [80]\nmode = "monitor"/' > synwall.toml; reload
         http /metrics | grep '^synwall_config_reload_success 1'
         http /metrics | grep 'synwall_mode{service="web",mode="monitor"} 1'
@@ -424,8 +424,8 @@ fn run_serves_reloads_and_stops_and_the_host_is_left_as_it_was() {
         ": healthy, up ",
         "198.18.3.0/24 is blocked for 1h0m",
         "{\"blocks\":[{\"prefix\":\"198.18.3.0/24\",\"remaining_seconds\":3",
-        "web: adaptive until a restart; the configuration says always",
-        "web: always, as configured",
+        "web: always until a restart; the configuration says adaptive",
+        "web: adaptive, as configured",
         "no service \"wbe\"; there are: web",
         "problem: port inside (b1) is down",
         "problem: the last reload failed and changed nothing: the log says why",

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use synwall::config::{Config, LogFormat};
-use synwall::engine::policy::{Budgets, Limits, Mode, Prefix, ServerOptions};
+use synwall::engine::policy::{Budgets, Limits, Mode, Prefix, ServerOptions, Threshold};
 
 const BRIDGE: &str = "[bridge]\noutside = \"a\"\ninside = \"b\"\n";
 
@@ -31,12 +31,12 @@ fn mistakes_in_a_service_are_named_with_line_and_column() {
         (
             "prots = [1]",
             "8:1: service \"web\": unknown key \"prots\"; known here: name, address, ports, mode, early_data, \
-                         require_timestamps, mss, wscale, sack, timestamps, ecn, max_half_open, budgets, \
-                         server_speaks_first, reset_unknown, refuse_silent",
+                         require_timestamps, mss, wscale, sack, timestamps, ecn, max_half_open, activate_at, \
+                         deactivate_at, min_active, syn_timeout, budgets, server_speaks_first, reset_unknown, refuse_silent",
         ),
         (
-            "mode = \"adaptive\"",
-            "8:8: service \"web\": mode: \"adaptive\" is none of \"off\", \"monitor\", \"always\"",
+            "mode = \"clever\"",
+            "8:8: service \"web\": mode: \"clever\" is none of \"off\", \"monitor\", \"adaptive\", \"always\"",
         ),
         ("mode = 1", "8:8: service \"web\": mode: must be a string, not an integer"),
         ("early_data = 535", "8:14: service \"web\": early_data: 535 is out of range, 536 to 65535"),
@@ -67,7 +67,7 @@ fn mistakes_in_a_service_are_named_with_line_and_column() {
         ("budgets.synack = 0", "8:18: service \"web\": budgets: synack: 0 is out of range, 1 to 1000000000"),
         (
             "budgets.syn = 1",
-            "8:9: service \"web\": budgets: unknown key \"syn\"; known here: synack, synack_per_source, backend_syn, reset",
+            "8:9: service \"web\": budgets: unknown key \"syn\"; known here: backend_syn, synack, syn_per_source, connections_per_source, reset",
         ),
         (
             "budgets.reset = \"none\"",
@@ -293,7 +293,7 @@ fn every_mistake_is_reported_in_the_order_of_the_file() {
         "synwall.toml:5:11: plane: workers: 65 is out of range, 0 to 64\n\
          synwall.toml:6:1: service \"web\": address is missing\n\
          synwall.toml:8:10: service \"web\": ports: 0 is out of range, 1 to 65535\n\
-         synwall.toml:9:8: service \"web\": mode: \"x\" is none of \"off\", \"monitor\", \"always\"\n\
+         synwall.toml:9:8: service \"web\": mode: \"x\" is none of \"off\", \"monitor\", \"adaptive\", \"always\"\n\
          synwall.toml:11:1: log: unknown key \"levle\"; known here: level, format"
     );
 }
@@ -320,7 +320,16 @@ fn what_is_not_said_has_the_engines_defaults() {
     let config = Config::parse("", &text).unwrap();
     assert_eq!(config.limits, Limits::default());
     let service = &config.services[0];
-    assert_eq!((service.mode, service.early_data, service.require_timestamps), (Mode::Always, 14_600, false));
+    assert_eq!(
+        (service.mode, service.early_data, service.require_timestamps),
+        (Mode::Adaptive, 14_600, false)
+    );
+    assert_eq!(
+        (service.activate_at, service.deactivate_at),
+        (Threshold { half_open: 128, syn_rate: 1_000 }, Threshold { half_open: 64, syn_rate: 500 })
+    );
+    assert_eq!((service.min_active, service.syn_timeout), (Duration::from_secs(60), Duration::from_secs(20)));
+    assert_eq!(service.budgets, Budgets::default());
     assert_eq!(service.server, ServerOptions::default());
     assert_eq!(service.max_half_open, Limits::default().max_half_open);
     assert_eq!(config.cookie.epoch, Duration::from_secs(32));
@@ -350,7 +359,11 @@ max_half_open = 5
 server_speaks_first = true
 reset_unknown = true
 refuse_silent = true
-budgets = { synack = 'unlimited', synack_per_source = 1, backend_syn = 1_000_000_000, reset = 7 }
+activate_at = { half_open = 300, syn_rate = 2_000 }
+deactivate_at = { half_open = 299, syn_rate = 1 }
+min_active = '5m'
+syn_timeout = '1500ms'
+budgets = { synack = 'unlimited', syn_per_source = 1, connections_per_source = 2, backend_syn = 1_000_000_000, reset = 7 }
 [limits]
 max_flows = 1_000
 max_half_open = 0x10
@@ -415,10 +428,14 @@ workers = 64
     let rate = NonZeroU32::new;
     let budgets = Budgets {
         synack: None,
-        synack_per_source: rate(1),
+        syn_per_source: rate(1),
+        connections_per_source: rate(2),
         backend_syn: rate(1_000_000_000),
         reset: rate(7),
     };
+    assert_eq!(service.activate_at, Threshold { half_open: 300, syn_rate: 2_000 });
+    assert_eq!(service.deactivate_at, Threshold { half_open: 299, syn_rate: 1 });
+    assert_eq!((service.min_active, service.syn_timeout), (seconds(300), Duration::from_millis(1500)));
     assert_eq!(service.budgets, budgets);
     let shown = |prefixes: &[Prefix]| prefixes.iter().map(Prefix::to_string).collect::<Vec<_>>();
     assert_eq!(shown(&config.filter.deny), ["198.18.0.0/16", "2001:db8::/32", "0.0.0.0/0"]);

@@ -11,6 +11,7 @@ use std::time::Duration;
 use synwall::config::Config;
 use synwall::control::attacks::{Kind, Traffic};
 use synwall::control::http::{self, Answers, Readiness};
+use synwall::control::live::Live;
 use synwall::control::rotate::Rotation;
 use synwall::control::state::Checkpoint;
 use synwall::cookie::MasterKey;
@@ -139,8 +140,17 @@ fn server(readiness: Readiness) -> SocketAddr {
     let address = listener.local_addr().unwrap();
     let sample = Arc::new(sample(1));
     let exporter = Exporter::new(move || Sample::clone(&sample)).unwrap();
-    let answers =
-        Answers { metrics: Box::new(move || exporter.render()), readiness: Box::new(move || readiness) };
+    let policy = Config::parse("", "[bridge]\noutside = \"eth0\"\ninside = \"eth1\"\n").unwrap().policy(1500);
+    let live = Live::new(
+        Arc::new(Shared::new(policy.unwrap(), 1, [1, 2])),
+        Arc::new(PortStats::new("eth0", "eth1")),
+        Arc::default(),
+    );
+    let answers = Answers {
+        metrics: Box::new(move || exporter.render()),
+        readiness: Box::new(move || readiness),
+        live,
+    };
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async { http::serve(listener, answers).unwrap().await })
@@ -174,7 +184,7 @@ fn paths_answer_and_others_are_not_found() {
     assert!(metrics.contains("synwall_port_up{port=\"outside\"} 1\n"));
     assert!(get(address, "/healthz").ends_with("\r\n\r\nok\n"));
     assert!(get(address, "/readyz").starts_with("HTTP/1.1 200 "));
-    assert!(get(address, "/").starts_with("HTTP/1.1 404 "));
+    assert!(get(address, "/nothing").starts_with("HTTP/1.1 404 "));
     assert!(
         request(address, "POST /metrics HTTP/1.1\r\nContent-Length: 9999999\r\n\r\n")
             .starts_with("HTTP/1.1 405 ")

@@ -1,5 +1,6 @@
 //! The keys: from a document to a [`Config`]. Each key stands here once, with its range.
 
+use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,7 +12,9 @@ use super::{
     Admin, Bridge, Config, Cookie, FilterLists, Log, LogFormat, LogLevel, Metrics, Plane, PlaneKind, Problem,
     State, value,
 };
-use crate::engine::policy::{Budgets, Limits, MAX_SERVICES, Mode, Prefix, ServerOptions, Service, Threshold};
+use crate::engine::policy::{
+    Budgets, CONNECTION_PARTS, Limits, MAX_SERVICES, Mode, Prefix, Rate, ServerOptions, Service, Threshold,
+};
 
 /// Reads the whole document; every mistake in it is reported at once.
 pub(super) fn config(text: &str) -> Result<Config, Vec<Problem>> {
@@ -243,14 +246,21 @@ fn budgets(section: &mut Section<'_, '_>, problems: &mut Problems) -> Budgets {
     let default = Budgets::default();
     let mut section = section.child("budgets", problems);
     let mut rate = |key, default| section.read(key, default, problems, value::rate);
+    let backend_syn = rate("backend_syn", default.backend_syn);
     let budgets = Budgets {
         synack: rate("synack", default.synack),
-        synack_per_source: rate("synack_per_source", default.synack_per_source),
-        backend_syn: rate("backend_syn", default.backend_syn),
+        syn_per_source: rate("syn_per_source", default.syn_per_source),
+        connections_per_source: rate("connections_per_source", connection_share(backend_syn)),
+        backend_syn,
         reset: rate("reset", default.reset),
     };
     section.finish(problems);
     budgets
+}
+
+/// What one source prefix may take of the connections that may be opened, unless it is said.
+pub(super) fn connection_share(backend_syn: Rate) -> Rate {
+    backend_syn.and_then(|rate| NonZeroU32::new((rate.get() / CONNECTION_PARTS).max(1)))
 }
 
 fn threshold(

@@ -2,10 +2,10 @@
 
 use std::fmt::{Display, Write};
 
-use super::read::{AUTO_MSS, FLOW_PARTS, HALF_OPEN_PARTS, NONE, OFF, default_share};
+use super::read::{AUTO_MSS, FLOW_PARTS, HALF_OPEN_PARTS, NONE, OFF, connection_share, default_share};
 use super::value::{show_duration, show_prefix, show_rate, show_size};
 use super::{Admin, Config, Cookie, Log, Metrics, Plane, State};
-use crate::engine::policy::{DEFAULT_EARLY_DATA, Limits, Mode, PortSet, Prefix, ServerOptions, Service};
+use crate::engine::policy::{DEFAULT_EARLY_DATA, Limits, PortSet, Prefix, ServerOptions, Service};
 
 /// The text for `show-config`.
 ///
@@ -58,7 +58,7 @@ fn render_service(page: &mut Page, service: &Service, limits: &Limits) {
     page.given("name", quoted(&service.name));
     page.given("address", quoted(show_prefix(&service.prefix)));
     page.given("ports", show_ports(&service.ports));
-    page.value("mode", &service.mode, &Mode::Always, |mode| quoted(mode.label()));
+    page.value("mode", &service.mode, &Service::default().mode, |mode| quoted(mode.label()));
     page.value("early_data", &service.early_data, &DEFAULT_EARLY_DATA, |octets| sized(u64::from(*octets)));
     page.value("require_timestamps", &service.require_timestamps, &false, bool::to_string);
     let (server, default) = (service.server, ServerOptions::default());
@@ -96,7 +96,12 @@ fn render_service(page: &mut Page, service: &Service, limits: &Limits) {
     let (budgets, default) = (service.budgets, default.budgets);
     for (key, value, default) in [
         ("budgets.synack", budgets.synack, default.synack),
-        ("budgets.synack_per_source", budgets.synack_per_source, default.synack_per_source),
+        ("budgets.syn_per_source", budgets.syn_per_source, default.syn_per_source),
+        (
+            "budgets.connections_per_source",
+            budgets.connections_per_source,
+            connection_share(budgets.backend_syn),
+        ),
         ("budgets.backend_syn", budgets.backend_syn, default.backend_syn),
         ("budgets.reset", budgets.reset, default.reset),
     ] {

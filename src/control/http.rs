@@ -1,4 +1,4 @@
-//! `/metrics`, `/healthz` and `/readyz`.
+//! `/metrics`, `/healthz`, `/readyz`, and the live page (`page`).
 //!
 //! No request body is read.
 
@@ -16,7 +16,8 @@ use thiserror::Error;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
-use super::server;
+use super::live::Live;
+use super::{page, server};
 
 /// Why the address cannot be listened on.
 #[derive(Debug, Error)]
@@ -57,6 +58,8 @@ pub struct Answers {
     pub metrics: Box<dyn Fn() -> prometheus::Result<String> + Send + Sync>,
     /// The state behind `/readyz`.
     pub readiness: Box<dyn Fn() -> Readiness + Send + Sync>,
+    /// What the live page shows.
+    pub live: Arc<Live>,
 }
 
 /// Whether traffic may be sent through the box.
@@ -117,6 +120,7 @@ fn router(answers: Answers) -> Router {
         .route("/metrics", get(metrics))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
+        .merge(page::routes(answers.live.clone()))
         .with_state(Arc::new(answers))
 }
 

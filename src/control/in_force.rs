@@ -155,6 +155,6 @@ impl InForce {
 fn was_protected(before: &Policy, service: &Service) -> bool {
     before.services().iter().any(|old| {
         let is_same = old.name == service.name && old.prefix == service.prefix && old.ports == service.ports;
-        is_same && matches!(old.mode, Mode::Always | Mode::Adaptive)
+        is_same && old.mode.protects()
     })
 }

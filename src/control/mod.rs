@@ -2,20 +2,25 @@
 //!
 //! Looks at the host before anything is touched ([`doctor`], [`link`],
 //! [`privileges`], [`claim`]), keeps the keys ([`key`],
-//! [`rotate`]) and the state that outlives the process ([`state`]), swaps the policy ([`reload`]) and answers HTTP ([`http`]) and, on a unix
-//! socket, the operator ([`admin`], [`socket`]), whose changes lie over the configuration ([`overrides`], [`in_force`]). Nothing here changes a setting of the host.
+//! [`rotate`]) and the state that outlives the process ([`state`]). Puts the policy in force ([`in_force`]): a
+//! configuration ([`reload`]) and what an operator changed since ([`overrides`]). Answers HTTP ([`http`]), the live page
+//! included ([`page`], [`live`], [`history`]), and on a unix socket ([`socket`]) the operator ([`admin`], [`api`],
+//! [`status`]). Nothing here changes a setting of the host.
 
 pub mod admin;
 pub mod api;
 pub mod attacks;
 pub mod claim;
 pub mod doctor;
+pub mod history;
 pub mod http;
 pub mod in_force;
 pub mod key;
 pub mod link;
+pub mod live;
 pub mod log;
 pub mod overrides;
+pub mod page;
 pub mod privileges;
 pub mod reload;
 pub mod rotate;

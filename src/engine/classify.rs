@@ -36,6 +36,8 @@ pub(super) enum Stance {
     Pass,
     /// It crosses, and is tracked.
     Watch,
+    /// It crosses within limits, and is tracked, unless the service is under pressure.
+    Admit,
     /// Its client must return a cookie.
     Challenge,
 }
@@ -88,8 +90,9 @@ fn segment<'p>(policy: &'p Policy, side: Side, segment: Segment<'_>, offload: Of
     };
     let stance = match service.mode {
         Mode::Off => Stance::Pass,
-        Mode::Monitor | Mode::Adaptive => Stance::Watch,
-        Mode::Always => match policy.filter.decide(client.0) {
+        Mode::Monitor => Stance::Watch,
+        Mode::Adaptive | Mode::Always => match policy.filter.decide(client.0) {
+            None if service.mode == Mode::Adaptive => Stance::Admit,
             None => Stance::Challenge,
             Some(Rule::Allow) => Stance::Watch,
             // Only what it sends: what reaches it from the server is an answer to nothing new.

@@ -1,95 +1,351 @@
-//! Connections that are let through as they are: watched, counted, never changed and never refused.
+//! Connections that are let through as they are: tracked, counted and never changed.
+//!
+//! A half-open one holds a slot of the server's backlog. If its client takes too long, the server is told by RST to forget
+//! it, and the entry here goes on holding what the server cannot: should the client answer after all, the connection is
+//! opened at the server anew ([`Step::revive`]) and translated from then on.
 
 use core::time::Duration;
 
 use super::Step;
-use super::classify::Arrival;
+use super::backend::Handshake;
+use super::classify::{Arrival, Stance, verify};
 use super::flow::Flow;
 use super::half_open::{HalfOpen, Phase};
-use super::policy::Mode;
-use super::service::{ServerAnswer, default_mss};
-use super::verdict::Side;
+use super::policy::{Mode, Service, ServiceId};
+use super::reply;
+use super::service::{ServerAnswer, default_mss, mss_of_mtu};
+use super::sightings::Sighted;
+use super::verdict::{DropReason, Side, Verdict};
 use crate::cookie::Offer;
+use crate::table::capped::Refused;
+use crate::table::flow_key::FlowKey;
 use crate::time::Instant;
+use crate::wire::build::SegmentSpec;
 use crate::wire::ethernet::LinkHeader;
+use crate::wire::seq::SeqNumber;
 use crate::wire::tcp::{Flags, Segment};
-use crate::wire::tcp_options::SynOptions;
+use crate::wire::tcp_options::{MAX_WINDOW_SCALE, SynOptions};
 
-impl Step<'_> {
-    /// Watches a segment of a monitored service that has no flow.
-    pub(super) fn watch(&mut self, side: Side, arrival: &Arrival<'_>, frame: &[u8]) {
-        match side {
-            Side::Client if arrival.is_opening() => self.watch_opening(arrival, frame),
-            Side::Server if arrival.is_opening() => _ = self.admit_direct(side, arrival, frame),
-            Side::Client | Side::Server if arrival.flags.has(Flags::RST) => self.forget_direct(arrival),
-            Side::Client => self.watch_completion(arrival, frame),
-            Side::Server => self.watch_answer(arrival, frame),
+/// A connection that is let through and of which the client has not acknowledged the server's SYN-ACK.
+pub(super) struct Direct {
+    /// What would open it anew: the client's SYN, and the server's answer in the place of the cookie.
+    pub(super) handshake: Handshake,
+    /// The server's SYN-ACK has passed.
+    is_answered: bool,
+    /// The server was told to forget it. What the client does now opens it anew.
+    is_freed: bool,
+}
+
+/// What a timeout leads to.
+pub(super) enum Overdue {
+    /// Nothing yet: look again at that time.
+    Wait(Instant),
+    /// The server's slot is to be freed; the entry stays.
+    Free(Handshake),
+    /// The entry goes.
+    Forget,
+}
+
+/// What a client's segment means to a connection that is half-open.
+enum Continuation {
+    Completed,
+    Revived(Handshake),
+    Reset { is_exact: bool, is_freed: bool },
+}
+
+impl Direct {
+    fn new(arrival: &Arrival<'_>, frame: &[u8]) -> Direct {
+        let handshake = Handshake {
+            link: LinkHeader::of(frame, arrival.layout.network.offset),
+            hop_limit: arrival.layout.network.hop_limit(frame),
+            client_iss: arrival.seq,
+            cookie_iss: SeqNumber(0),
+            cookie_ts: 0,
+            client_tsval: 0,
+            offer: offer(arrival, frame),
+            window: arrival.window,
+            told_wscale: 0,
+        };
+        Direct { handshake, is_answered: false, is_freed: false }
+    }
+
+    /// Notes what the server's SYN-ACK tells the client.
+    fn note_answer(&mut self, arrival: &Arrival<'_>, said: &ServerAnswer) {
+        let offer = &mut self.handshake.offer;
+        offer.wscale = offer.wscale.filter(|_| said.options.wscale.is_some());
+        offer.sack &= said.options.sack;
+        offer.timestamps &= said.options.timestamps.is_some();
+        offer.ecn &= said.ecn;
+        self.handshake.told_wscale = said.options.wscale.unwrap_or(0).min(MAX_WINDOW_SCALE);
+        self.handshake.cookie_iss = arrival.seq;
+        self.handshake.cookie_ts = said.options.timestamps.map_or(0, |(value, _)| value);
+        self.is_answered = true;
+    }
+
+    /// What a client's segment, no SYN, means to it; `None` if it is none of its own.
+    fn continued_by(&self, arrival: &Arrival<'_>) -> Option<Continuation> {
+        let first = self.handshake.client_iss.add(1);
+        if arrival.flags.has(Flags::RST) {
+            return Some(Continuation::Reset { is_exact: arrival.seq == first, is_freed: self.is_freed });
+        }
+        // The first data may overtake the ACK; that it acknowledges the server's ISS shows that the client is there.
+        let is_ahead = arrival.seq.distance_from(first) <= MAX_AHEAD;
+        let completes = self.is_answered
+            && arrival.flags.has(Flags::ACK)
+            && is_ahead
+            && arrival.ack == self.handshake.cookie_iss.add(1);
+        match self.is_freed {
+            _ if !completes => None,
+            true => Some(Continuation::Revived(self.handshake)),
+            false => Some(Continuation::Completed),
         }
     }
 
-    /// Whether a segment continues a handshake whose SYN was let through.
-    pub(super) fn is_half_open_direct(&self, side: Side, arrival: &Arrival<'_>) -> bool {
-        let continues = |entry: &mut HalfOpen| match (&entry.phase, side) {
-            (Phase::Direct { client_iss, .. }, Side::Client) => arrival.seq == client_iss.add(1),
-            (Phase::Direct { client_iss, .. }, Side::Server) => arrival.ack == client_iss.add(1),
-            (Phase::Backend(_), _) => false,
+    /// What is to be done about it at `now`; `timeout` is the SYN timeout, or `None` if the server is not told.
+    pub(super) fn time_out(&mut self, now: Instant, admitted: Instant, timeout: Option<Duration>) -> Overdue {
+        let (age, end) = (now.since(admitted), admitted.after(HOLD));
+        match timeout {
+            Some(timeout) if !self.is_freed && age < timeout => {
+                Overdue::Wait(now.after(LOOK_INTERVAL).min(admitted.after(timeout)))
+            }
+            Some(_) if !self.is_freed && self.is_answered => {
+                self.is_freed = true;
+                Overdue::Free(self.handshake)
+            }
+            // The server has no slot that it would hold.
+            Some(_) if !self.is_freed => Overdue::Forget,
+            _ if now < end => Overdue::Wait(end),
+            _ => Overdue::Forget,
+        }
+    }
+}
+
+impl Overdue {
+    /// When the entry that was admitted then is to be looked at again.
+    pub(super) fn next_look(&self, admitted: Instant) -> Instant {
+        match self {
+            Overdue::Wait(until) => *until,
+            Overdue::Free(_) | Overdue::Forget => admitted.after(HOLD),
+        }
+    }
+}
+
+impl Step<'_> {
+    /// Watches a segment of a service whose clients are let through, whatever it is.
+    pub(super) fn watch(&mut self, side: Side, arrival: &Arrival<'_>, frame: &[u8]) -> Verdict {
+        let settled = match side {
+            Side::Client if arrival.is_opening() => {
+                self.watch_opening(arrival, frame);
+                None
+            }
+            Side::Client => self.continue_direct(arrival, frame),
+            Side::Server if arrival.is_opening() => {
+                self.admit_direct(side, arrival, frame);
+                None
+            }
+            Side::Server => self.answer_direct(arrival, frame),
         };
-        !arrival.is_opening() && self.shared.half_open.with(&arrival.key, continues) == Some(true)
+        settled.unwrap_or(Verdict::Forward)
     }
 
     fn watch_opening(&mut self, arrival: &Arrival<'_>, frame: &[u8]) {
         let counters = self.counters(arrival.id);
         match arrival.service.mode {
-            Mode::Off | Mode::Monitor | Mode::Adaptive => counters.would_challenge.add(1),
-            Mode::Always => counters.syn_allowed.add(1),
+            Mode::Off => {}
+            Mode::Monitor if self.shared.service(arrival.id).pressure.is_on() => {
+                counters.would_challenge.add(1)
+            }
+            Mode::Monitor => {}
+            Mode::Adaptive | Mode::Always => counters.syn_allowed.add(1),
         }
+        // A full table only ends the watching: such a SYN passes all the same.
+        let _ = self.track_opening(arrival, frame);
+    }
+
+    /// Refuses a SYN that no client sends, and one of a source that sends too many.
+    pub(super) fn may_enter(&self, arrival: &Arrival<'_>, frame: &[u8]) -> Result<(), DropReason> {
+        self.screen_opening(arrival, frame)?;
+        self.take_syn(arrival.id, arrival.service, arrival.key.client())
+    }
+
+    /// Lets a SYN of a service that is not under pressure through, if there is room for one more that is half-open. If not,
+    /// its client is challenged.
+    pub(super) fn admit_opening(&mut self, arrival: &Arrival<'_>, frame: &[u8]) -> Verdict {
+        let in_use = self.shared.flows.len().saturating_add(self.shared.half_open.len());
+        if in_use >= self.policy.limits.max_flows as usize {
+            return Verdict::Drop(DropReason::FlowTableFull);
+        }
+        if let Some(held) = self.held(arrival) {
+            self.repeat_answer(arrival, frame, &held);
+            return Verdict::Consume;
+        }
+        match self.track_opening(arrival, frame) {
+            Ok(()) | Err(Refused::Exists) => {
+                self.counters(arrival.id).syn_passed.add(1);
+                Verdict::Forward
+            }
+            Err(Refused::Full) => {
+                self.press(arrival);
+                self.answer_syn(arrival, frame)
+            }
+            Err(Refused::ShareFull) => self.answer_syn(arrival, frame),
+        }
+    }
+
+    /// The connection of a repeated SYN, if it is held here in the server's place.
+    fn held(&self, arrival: &Arrival<'_>) -> Option<Handshake> {
+        self.shared.half_open.with(&arrival.key, |entry| match &entry.phase {
+            Phase::Direct(direct) => {
+                let is_its_own = direct.is_freed && direct.handshake.client_iss == arrival.seq;
+                is_its_own.then_some(direct.handshake)
+            }
+            Phase::Backend(_) => None,
+        })?
+    }
+
+    /// Answers a repeated SYN as the server did, which no longer knows of it: a client that is far away repeats its SYN before
+    /// the first answer reaches it, and will acknowledge that.
+    fn repeat_answer(&mut self, arrival: &Arrival<'_>, frame: &[u8], held: &Handshake) {
+        let syn = SynOptions::parse(Segment::new(frame, arrival.layout).options());
+        let limit = mss_of_mtu(self.policy.mtu, arrival.layout.network.version);
+        let server = self.shared.service(arrival.id).options(arrival.service);
+        let spec = SegmentSpec {
+            seq: held.cookie_iss,
+            ack: Some(arrival.seq.add(1)),
+            flags: if held.offer.ecn { Flags::SYN.with(Flags::ECE) } else { Flags::SYN },
+            window: arrival.service.early_data,
+            options: SynOptions {
+                mss: syn.mss.map(|_| server.mss.unwrap_or(limit).min(limit)),
+                wscale: held.offer.wscale.map(|_| held.told_wscale),
+                sack: held.offer.sack,
+                timestamps: syn
+                    .timestamps
+                    .filter(|_| held.offer.timestamps)
+                    .map(|(value, _)| (held.cookie_ts, value)),
+            },
+            ..reply::answer(arrival, Side::Client, frame)
+        };
+        self.send(Side::Client, &spec);
+        self.counters(arrival.id).synack_repeated.add(1);
+    }
+
+    fn track_opening(&mut self, arrival: &Arrival<'_>, frame: &[u8]) -> Result<(), Refused> {
         if !self.has_room_for_timers() {
-            return;
+            return Err(Refused::Full);
         }
-        let deadline = self.now.after(SYN_TIMEOUT);
+        let is_another = |entry: &HalfOpen| match &entry.phase {
+            Phase::Direct(direct) => direct.is_freed || direct.handshake.client_iss != arrival.seq,
+            Phase::Backend(_) => false,
+        };
+        self.shared.half_open.remove_if(&arrival.key, is_another);
+        let first_look = if arrival.service.mode.protects() { LOOK_INTERVAL } else { HOLD };
+        let deadline = self.now.after(first_look);
         let entry = HalfOpen {
             service: arrival.id,
             admitted: self.now,
             deadline,
             armed_for: Instant::ZERO,
-            phase: Phase::Direct { client_iss: arrival.seq, offer: offer(arrival, frame) },
+            phase: Phase::Direct(Direct::new(arrival, frame)),
         };
-        let caps = self.half_open_caps(arrival.service);
-        // A full table only ends the watching: a monitored SYN passes all the same.
-        if self.shared.half_open.admit(arrival.key, entry, caps).is_ok() {
-            self.arm_half_open(arrival.key, deadline);
-        }
+        self.shared.half_open.admit(arrival.key, entry, self.half_open_caps(arrival.service))?;
+        self.arm_half_open(arrival.key, deadline);
+        Ok(())
     }
 
-    /// The server's SYN-ACK tells what it supports.
-    fn watch_answer(&mut self, arrival: &Arrival<'_>, frame: &[u8]) {
-        if !arrival.flags.has(Flags::SYN) {
-            return;
-        }
-        let offer = self.shared.half_open.with(&arrival.key, |entry| match entry.phase {
-            Phase::Direct { client_iss, offer } => (arrival.ack == client_iss.add(1)).then_some(offer),
+    /// Handles a client's segment, no SYN, of a connection that was let through and is half-open; `None` if it is none.
+    pub(super) fn continue_direct(&mut self, arrival: &Arrival<'_>, frame: &[u8]) -> Option<Verdict> {
+        let found = self.shared.half_open.with(&arrival.key, |entry| match &entry.phase {
+            Phase::Direct(direct) => direct.continued_by(arrival),
             Phase::Backend(_) => None,
-        });
-        if let Some(Some(offer)) = offer {
-            self.shared.service(arrival.id).learn(&offer, &ServerAnswer::of(arrival, frame));
-        }
+        })??;
+        Some(match found {
+            Continuation::Completed => self.complete_direct(arrival, frame),
+            Continuation::Revived(handshake) => self.revive(arrival, frame, handshake),
+            Continuation::Reset { is_exact, is_freed } => {
+                if is_exact {
+                    self.shared.half_open.remove_if(&arrival.key, HalfOpen::is_direct);
+                }
+                if is_freed { Verdict::Consume } else { Verdict::Forward }
+            }
+        })
     }
 
     /// The client's ACK of the server's SYN-ACK makes a flow of the half-open entry.
-    fn watch_completion(&mut self, arrival: &Arrival<'_>, frame: &[u8]) {
-        let completes = |entry: &HalfOpen| match entry.phase {
-            Phase::Direct { client_iss, .. } => {
-                arrival.flags.has(Flags::ACK) && arrival.seq == client_iss.add(1)
-            }
-            Phase::Backend(_) => false,
-        };
-        if self.shared.half_open.remove_if(&arrival.key, completes).is_some() {
-            self.admit_direct(Side::Client, arrival, frame);
+    fn complete_direct(&mut self, arrival: &Arrival<'_>, frame: &[u8]) -> Verdict {
+        if arrival.stance == Stance::Admit && !self.take_connection(arrival) {
+            // The server repeats its SYN-ACK, and the client its ACK.
+            return Verdict::Drop(DropReason::SourceConnectionsExceeded);
         }
+        if self.shared.half_open.remove_if(&arrival.key, HalfOpen::is_direct).is_some() {
+            self.admit_direct(Side::Client, arrival, frame);
+            self.sight(Sighted::Completed, arrival, frame);
+            self.remember_source(arrival);
+        }
+        Verdict::Forward
     }
 
-    fn forget_direct(&mut self, arrival: &Arrival<'_>) {
-        self.shared.half_open.remove_if(&arrival.key, HalfOpen::is_direct);
+    /// The client completes a handshake that the server has been told to forget: it is opened there anew, in the client's
+    /// name, and translated, for the server will choose another ISS.
+    fn revive(&mut self, arrival: &Arrival<'_>, frame: &[u8], handshake: Handshake) -> Verdict {
+        if let Err(reason) = verify(arrival, frame) {
+            return Verdict::Drop(reason);
+        }
+        let segment = Segment::new(frame, arrival.layout);
+        let is_first = arrival.seq == handshake.client_iss.add(1);
+        let (client_tsval, cookie_ts) = segment.options().timestamps().unwrap_or_default();
+        let handshake = Handshake { client_tsval, cookie_ts, window: arrival.window, ..handshake };
+        if self.shared.half_open.remove_if(&arrival.key, HalfOpen::is_direct).is_none() {
+            return Verdict::Drop(DropReason::EarlyDataExceeded);
+        }
+        self.counters(arrival.id).half_open_revived.add(1);
+        self.sight(Sighted::Completed, arrival, frame);
+        let payload = if is_first { segment.payload() } else { &[] };
+        self.open_backend(arrival, handshake, payload, is_first)
+    }
+
+    /// Handles a server's segment of a connection that was let through and is half-open; `None` if it is none.
+    pub(super) fn answer_direct(&mut self, arrival: &Arrival<'_>, frame: &[u8]) -> Option<Verdict> {
+        let is_answer = arrival.flags.has(Flags::SYN.with(Flags::ACK)) && arrival.flags.has(Flags::SYN);
+        let said = ServerAnswer::of(arrival, frame);
+        let (offer, is_freed) =
+            self.shared.half_open.with(&arrival.key, |entry| match &mut entry.phase {
+                Phase::Direct(direct) => {
+                    let offer = direct.handshake.offer;
+                    let is_its_own = arrival.ack == direct.handshake.client_iss.add(1);
+                    if is_answer && is_its_own && !direct.is_freed {
+                        direct.note_answer(arrival, &said);
+                    }
+                    Some(((is_answer && is_its_own).then_some(offer), direct.is_freed))
+                }
+                Phase::Backend(_) => None,
+            })??;
+        if is_freed {
+            // The RST was lost, and the server repeats its SYN-ACK.
+            self.counters(arrival.id).reset_server.add(1);
+            self.send(Side::Server, &reply::reset_for_ack(arrival, Side::Server, frame));
+            return Some(Verdict::Consume);
+        }
+        if let Some(offer) = offer {
+            self.shared.service(arrival.id).learn(&offer, &said);
+        }
+        if arrival.flags.has(Flags::RST) {
+            self.shared.half_open.remove_if(&arrival.key, HalfOpen::is_direct);
+        }
+        Some(Verdict::Forward)
+    }
+
+    /// Frees the slot that a half-open connection holds at the server.
+    pub(super) fn free_slot(&mut self, service: ServiceId, key: &FlowKey, handshake: &Handshake) {
+        let counters = self.counters(service);
+        counters.half_open_reset.add(1);
+        counters.reset_server.add(1);
+        // SEG.SEQ is RCV.NXT of the server in SYN-RECEIVED (RFC 9293 §3.10.7.4, RFC 5961 §3.2).
+        let reset = SegmentSpec {
+            seq: handshake.client_iss.add(1),
+            flags: Flags::RST,
+            ..handshake.segment_to_server(key)
+        };
+        self.send(Side::Server, &reset);
     }
 
     /// Admits a flow that is let through, and says whether it did; a full table lets it through unwatched.
@@ -124,5 +380,29 @@ fn offer(arrival: &Arrival<'_>, frame: &[u8]) -> Offer {
     }
 }
 
-/// As long as Linux repeats a SYN-ACK (1 + 2 + 4 + 8 + 16 + 32 s).
-const SYN_TIMEOUT: Duration = Duration::from_secs(63);
+/// The SYN timeout of `service` while `half_open` of its connections are half-open: shorter when room gets scarce, shortest
+/// under pressure.
+pub(super) fn syn_timeout(service: &Service, half_open: usize, is_pressed: bool) -> Duration {
+    let most = service.max_half_open.max(1);
+    let room = most.saturating_sub(u32::try_from(half_open).unwrap_or(u32::MAX));
+    let scarce = match room < most / 2 {
+        true => {
+            service.syn_timeout.saturating_mul(room.saturating_mul(2)).checked_div(most).unwrap_or_default()
+        }
+        false => service.syn_timeout,
+    };
+    let longest = if is_pressed { PRESSED_TIMEOUT } else { scarce };
+    longest.min(service.syn_timeout).max(LOOK_INTERVAL)
+}
+
+/// How long an entry is held: as long as Linux repeats a SYN-ACK (1 + 2 + 4 + 8 + 16 + 32 s).
+const HOLD: Duration = Duration::from_secs(63);
+
+/// The SYN timeout under pressure: a client whose SYN-ACK was not lost answers sooner from anywhere on earth.
+const PRESSED_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How often an entry is looked at, since the timeout may have become shorter; and the shortest timeout.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How far the client's first segment may lie ahead of its ACK: what it may send is bounded by the server's first window.
+const MAX_AHEAD: u32 = 65_535;

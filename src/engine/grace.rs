@@ -17,7 +17,7 @@ use core::time::Duration;
 
 use super::classify::Arrival;
 use super::flow::{Flow, FlowState};
-use super::policy::{Mode, Service};
+use super::policy::Service;
 use super::verdict::{DropReason, Side};
 use super::{Shared, Step};
 use crate::table::budget::{Budget, Rate};
@@ -56,7 +56,7 @@ impl Shared {
     pub fn grant_grace(&self, now: Instant, is_new: impl Fn(&Service) -> bool) {
         let policy = self.policy.load();
         for (service, state) in policy.services().iter().zip(&self.services) {
-            if service.mode == Mode::Always && is_new(service) {
+            if service.mode.protects() && is_new(service) {
                 state.grace.grant(now, policy.limits.startup_grace);
             }
         }

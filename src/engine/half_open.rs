@@ -1,8 +1,8 @@
 //! A connection of which only one end is known to be there.
 
 use super::backend::Backend;
+use super::direct::Direct;
 use super::policy::ServiceId;
-use crate::cookie::Offer;
 use crate::table::capped::Grouped;
 use crate::time::Instant;
 use crate::wire::seq::SeqNumber;
@@ -23,7 +23,7 @@ pub(super) enum Phase {
     /// The client has returned its cookie; the server has not answered.
     Backend(Backend),
     /// The client's SYN was let through; the client has not completed the handshake.
-    Direct { client_iss: SeqNumber, offer: Offer },
+    Direct(Direct),
 }
 
 impl HalfOpen {
@@ -36,7 +36,7 @@ impl HalfOpen {
     pub(super) fn client_iss(&self) -> SeqNumber {
         match &self.phase {
             Phase::Backend(backend) => backend.handshake.client_iss,
-            Phase::Direct { client_iss, .. } => *client_iss,
+            Phase::Direct(direct) => direct.handshake.client_iss,
         }
     }
 

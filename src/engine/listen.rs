@@ -10,7 +10,7 @@ use super::half_open::HalfOpen;
 use super::policy::{Service, ServiceId};
 use super::reply;
 use super::service::{SMALLEST_MSS, default_mss, mss_of_mtu};
-
+use super::sightings::Sighted;
 use super::verdict::{DropReason, Side, Verdict};
 use crate::cookie::{self, Offer, Redeemed, Tuple};
 use crate::table::flow_key::FlowKey;
@@ -41,13 +41,16 @@ impl Step<'_> {
         }
     }
 
-    fn try_answer_syn(&mut self, arrival: &Arrival<'_>, frame: &[u8]) -> Result<(), DropReason> {
+    /// Refuses a SYN that no client sends.
+    pub(super) fn screen_opening(&self, arrival: &Arrival<'_>, frame: &[u8]) -> Result<(), DropReason> {
         screen(arrival)?;
         verify(arrival, frame)?;
         // A server does not call from outside: somebody forges its address, to have one server answer another.
-        if self.policy.is_server(arrival.key.client()) {
-            return Err(DropReason::BogusAddress);
-        }
+        if self.policy.is_server(arrival.key.client()) { Err(DropReason::BogusAddress) } else { Ok(()) }
+    }
+
+    fn try_answer_syn(&mut self, arrival: &Arrival<'_>, frame: &[u8]) -> Result<(), DropReason> {
+        self.screen_opening(arrival, frame)?;
         let counters = self.counters(arrival.id);
         let server = (arrival.key.server(), arrival.key.server_port());
         if self.shared.refused.contains(server, self.now, self.policy.limits.refused) {
@@ -105,6 +108,7 @@ impl Step<'_> {
         };
         self.send(Side::Client, &spec);
         counters.synack_sent.add(1);
+        state.pressure.note_sent(self.now, arrival.service);
         self.remember_syn_ack(arrival, spec);
         Ok(())
     }
@@ -116,14 +120,24 @@ impl Step<'_> {
         service: &Service,
         client: IpAddr,
     ) -> Result<(), DropReason> {
-        let budgets = &service.budgets;
-        if !self.shared.synack_budgets.take(client, id.0, self.now, budgets.synack_per_source) {
-            return Err(DropReason::SourceRateExceeded);
+        self.take_syn(id, service, client)?;
+        match self.shared.service(id).synacks.take(self.now, service.budgets.synack) {
+            true => Ok(()),
+            false => Err(DropReason::SynRateExceeded),
         }
-        if !self.shared.service(id).synacks.take(self.now, budgets.synack) {
-            return Err(DropReason::SynRateExceeded);
+    }
+
+    /// Takes a SYN out of the budget of its source prefix.
+    pub(super) fn take_syn(
+        &self,
+        id: ServiceId,
+        service: &Service,
+        client: IpAddr,
+    ) -> Result<(), DropReason> {
+        match self.shared.syn_budgets.take(client, id.0, self.now, service.budgets.syn_per_source) {
+            true => Ok(()),
+            false => Err(DropReason::SourceRateExceeded),
         }
-        Ok(())
     }
 
     /// Handles a client's segment that has no entry: an ACK that returns a cookie opens the way to the server.
@@ -229,6 +243,8 @@ impl Step<'_> {
     /// Admits the connection of a returned cookie: a half-open entry, and a SYN to the server.
     pub(super) fn admit(&mut self, arrival: &Arrival<'_>, frame: &[u8], redemption: &Redemption) -> Verdict {
         self.counters(arrival.id).cookie_valid.add(1);
+        self.shared.service(arrival.id).pressure.note_returned(self.now, arrival.service);
+        self.sight(Sighted::Completed, arrival, frame);
         self.remember_source(arrival);
         let segment = Segment::new(frame, arrival.layout);
         let handshake = Handshake {

@@ -23,6 +23,7 @@ pub mod list;
 mod listen;
 mod mtu;
 pub mod policy;
+mod pressure;
 mod repeat;
 mod replay;
 mod reply;
@@ -55,7 +56,7 @@ use half_open::HalfOpen;
 use policy::{MAX_SERVICES, Mode, Policy, ServiceId, Threshold};
 use repeat::Repeats;
 use service::ServiceState;
-use sightings::Sightings;
+use sightings::{Sighted, Sightings};
 use stats::{PortValues, ServiceCounters, ServiceRowValues, WorkerStats};
 use timeouts::TimerKind;
 pub use verdict::{DropReason, Outbox, Side, Verdict};
@@ -82,7 +83,8 @@ pub struct Shared {
     spent: RecentSet,
     /// Prefixes that completed a handshake lately.
     validated: RecentSet,
-    synack_budgets: PrefixBudgets,
+    syn_budgets: PrefixBudgets,
+    connection_budgets: PrefixBudgets,
     /// Of reports that a packet was too big.
     too_big: Budget,
     sightings: Sightings,
@@ -104,7 +106,8 @@ impl Shared {
             refused: RecentSet::new(hasher.clone(), REFUSED_LOG2),
             spent: RecentSet::new(hasher.clone(), SPENT_LOG2),
             validated: RecentSet::new(hasher.clone(), VALIDATED_LOG2),
-            synack_budgets: PrefixBudgets::new(hasher),
+            syn_budgets: PrefixBudgets::new(hasher.clone()),
+            connection_budgets: PrefixBudgets::new(hasher),
             too_big: Budget::default(),
             sightings: Sightings::new(),
             stats: (0..workers.max(1)).map(|_| WorkerStats::new()).collect(),
@@ -177,9 +180,13 @@ impl Shared {
                 values,
                 half_open: self.half_open.group_len(id.index()) as u64,
                 max_half_open: u64::from(service.max_half_open),
-                cookies_in_flight: 0,
-                is_challenging: service.mode == Mode::Always,
-                is_under_pressure: false,
+                cookies_in_flight: state.pressure.cookies_in_flight(),
+                is_challenging: match service.mode {
+                    Mode::Off | Mode::Monitor => false,
+                    Mode::Adaptive => state.pressure.is_on(),
+                    Mode::Always => true,
+                },
+                is_under_pressure: state.pressure.is_on(),
                 activate_at: service.activate_at,
                 deactivate_at: service.deactivate_at,
                 backend_up: state.is_up(),
@@ -275,12 +282,15 @@ pub struct Engine {
     worker: usize,
     timers: Timers<TimerKind>,
     repeats: Repeats,
+    /// When pressure was last looked at.
+    reviewed: Instant,
 }
 
 impl Engine {
     /// The engine of worker number `worker`, counted from 0, of those that `shared` was made for.
     pub fn new(shared: Arc<Shared>, worker: usize) -> Engine {
-        Engine { shared, worker, timers: Timers::new(Instant::ZERO), repeats: Repeats::new() }
+        let timers = Timers::new(Instant::ZERO);
+        Engine { shared, worker, timers, repeats: Repeats::new(), reviewed: Instant::ZERO }
     }
 
     /// Decides what becomes of `frame`, which arrived on `side`; may edit it in place and add frames to `out`.
@@ -296,6 +306,7 @@ impl Engine {
 
     /// Serves at most a bounded number of timers that are due; whether more may be waiting.
     pub fn handle_timers(&mut self, now: Instant, out: &mut Outbox) -> bool {
+        self.review(now);
         self.step(now, out, |step| {
             for _ in 0..TIMER_BATCH {
                 if let Some(due) = step.timers.pop_due(now) {
@@ -364,7 +375,7 @@ impl<'a> Step<'a> {
             Class::Nonsense(service, reason) => (service, Verdict::Drop(reason)),
             Class::Icmp(report) => (Some(report.id), self.handle_icmp(side, &report, frame.bytes_mut())),
             Class::Segment(arrival) => {
-                (Some(arrival.id), self.handle_segment(side, &arrival, frame.bytes_mut()))
+                (Some(arrival.id), self.handle_segment(side, arrival, frame.bytes_mut()))
             }
         };
         let verdict = match (verdict, excess) {
@@ -382,24 +393,34 @@ impl<'a> Step<'a> {
         verdict
     }
 
-    fn handle_segment(&mut self, side: Side, arrival: &Arrival<'_>, frame: &mut [u8]) -> Verdict {
+    fn handle_segment(&mut self, side: Side, mut arrival: Arrival<'_>, frame: &mut [u8]) -> Verdict {
         match side {
-            Side::Client => self.handle_client(arrival, frame),
-            Side::Server => self.handle_server(arrival, frame),
+            Side::Client if arrival.is_opening() => self.handle_opening(&mut arrival, frame),
+            Side::Client => self.handle_client(&arrival, frame),
+            Side::Server => self.handle_server(&arrival, frame),
         }
     }
 
-    fn handle_client(&mut self, arrival: &Arrival<'_>, frame: &mut [u8]) -> Verdict {
-        if arrival.is_opening() {
-            self.counters(arrival.id).syn_received.add(1);
-            match arrival.stance {
-                // A SYN is answered without a look at any table: a forged one harms no connection, for its real client
-                // answers the stray SYN-ACK with an ACK that is translated like any other.
-                Stance::Challenge if !self.is_servers_own(arrival) => return self.answer_syn(arrival, frame),
-                Stance::Challenge => {}
-                Stance::Pass | Stance::Watch => self.forget_old_flow(arrival),
-            }
+    /// Handles a client's SYN.
+    fn handle_opening(&mut self, arrival: &mut Arrival<'_>, frame: &mut [u8]) -> Verdict {
+        self.counters(arrival.id).syn_received.add(1);
+        self.sight(Sighted::Syn, arrival, frame);
+        self.feel(arrival);
+        match arrival.stance {
+            // A SYN is answered without a look at any table: a forged one harms no connection, for its real client
+            // answers the stray SYN-ACK with an ACK that is translated like any other.
+            Stance::Challenge if !self.is_servers_own(arrival) => return self.answer_syn(arrival, frame),
+            Stance::Challenge => {}
+            Stance::Admit => match self.may_enter(arrival, frame) {
+                Ok(()) => self.forget_old_flow(arrival),
+                Err(reason) => return Verdict::Drop(reason),
+            },
+            Stance::Pass | Stance::Watch => self.forget_old_flow(arrival),
         }
+        self.handle_client(arrival, frame)
+    }
+
+    fn handle_client(&mut self, arrival: &Arrival<'_>, frame: &mut [u8]) -> Verdict {
         if let Some(verdict) = self.established(Side::Client, arrival, frame) {
             return verdict;
         }
@@ -408,19 +429,18 @@ impl<'a> Step<'a> {
         }
         match arrival.stance {
             Stance::Pass => Verdict::Forward,
-            Stance::Watch => {
-                self.watch(Side::Client, arrival, frame);
-                Verdict::Forward
-            }
-            Stance::Challenge => match self.listen(arrival, frame) {
-                Ok(verdict) => verdict,
-                // The handshake began when its SYN was let through: before a reload, or by another rule.
-                Err(_) if self.is_half_open_direct(Side::Client, arrival) => {
-                    self.watch(Side::Client, arrival, frame);
-                    Verdict::Forward
+            Stance::Watch => self.watch(Side::Client, arrival, frame),
+            Stance::Admit if arrival.is_opening() => self.admit_opening(arrival, frame),
+            // The SYN may have been let through, or answered with a cookie: each handshake goes on as it began.
+            Stance::Admit | Stance::Challenge => {
+                if let Some(verdict) = self.continue_direct(arrival, frame) {
+                    return verdict;
                 }
-                Err(reason) => self.refuse_unknown(arrival, frame, reason),
-            },
+                match self.listen(arrival, frame) {
+                    Ok(verdict) => verdict,
+                    Err(reason) => self.refuse_unknown(arrival, frame, reason),
+                }
+            }
         }
     }
 
@@ -436,15 +456,11 @@ impl<'a> Step<'a> {
         }
         match arrival.stance {
             Stance::Pass => Verdict::Forward,
-            Stance::Watch => {
-                self.watch(Side::Server, arrival, frame);
-                Verdict::Forward
-            }
-            Stance::Challenge if self.is_half_open_direct(Side::Server, arrival) => {
-                self.watch(Side::Server, arrival, frame);
-                Verdict::Forward
-            }
-            Stance::Challenge => self.unknown_from_server(arrival, frame),
+            Stance::Watch => self.watch(Side::Server, arrival, frame),
+            Stance::Admit | Stance::Challenge => match self.answer_direct(arrival, frame) {
+                Some(verdict) => verdict,
+                None => self.unknown_from_server(arrival, frame),
+            },
         }
     }
 

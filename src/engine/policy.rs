@@ -54,6 +54,11 @@ impl Mode {
     /// Every mode.
     pub const ALL: [Mode; 4] = [Mode::Off, Mode::Monitor, Mode::Adaptive, Mode::Always];
 
+    /// Whether it keeps attackers out: no segment of no known connection passes, be it challenging or not.
+    pub const fn protects(self) -> bool {
+        matches!(self, Mode::Adaptive | Mode::Always)
+    }
+
     /// Its name in configuration and metrics.
     pub const fn label(self) -> &'static str {
         match self {
@@ -134,7 +139,7 @@ impl Default for Service {
             name: String::new(),
             prefix: Prefix::host(IpAddr::from([0; 4])),
             ports: PortSet::empty(),
-            mode: Mode::Always,
+            mode: Mode::Adaptive,
             early_data: DEFAULT_EARLY_DATA,
             require_timestamps: false,
             server: ServerOptions::default(),
@@ -169,19 +174,26 @@ pub const DEFAULT_EARLY_DATA: u16 = 14_600;
 pub struct Budgets {
     /// SYN-ACKs in all. Beyond it SYNs are dropped.
     pub synack: Rate,
-    /// SYN-ACKs to one source prefix (IPv4 /24, IPv6 /64): bounds what a network whose addresses are forged gets.
-    pub synack_per_source: Rate,
+    /// SYNs of one source prefix (IPv4 /24, IPv6 /64) that are answered or let through: bounds what a network whose
+    /// addresses are forged gets, and what one that attacks can do.
+    pub syn_per_source: Rate,
+    /// New connections of one source prefix that proved to be there: its share of what the server can do.
+    pub connections_per_source: Rate,
     /// First SYNs to the server: bounds what a flood of real connections puts on it.
     pub backend_syn: Rate,
     /// RSTs in answer to what belongs to no connection.
     pub reset: Rate,
 }
 
+/// A source prefix may open one in so many of the connections that may be opened, unless the service says otherwise.
+pub const CONNECTION_PARTS: u32 = 8;
+
 impl Default for Budgets {
     fn default() -> Budgets {
         Budgets {
             synack: NonZeroU32::new(5_000_000),
-            synack_per_source: NonZeroU32::new(10_000),
+            syn_per_source: NonZeroU32::new(10_000),
+            connections_per_source: NonZeroU32::new(100_000 / CONNECTION_PARTS),
             backend_syn: NonZeroU32::new(100_000),
             reset: NonZeroU32::new(1_000),
         }

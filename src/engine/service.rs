@@ -5,6 +5,7 @@ use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use super::classify::Arrival;
 use super::grace::Grace;
 use super::policy::{ServerOptions, Service};
+use super::pressure::Pressure;
 use crate::cookie::Offer;
 use crate::table::budget::Budget;
 use crate::wire::frame::Version;
@@ -27,6 +28,7 @@ pub(super) struct ServiceState {
     pub(super) backend_syns: Budget,
     pub(super) resets: Budget,
     pub(super) grace: Grace,
+    pub(super) pressure: Pressure,
     pub(super) icmp: Budget,
 }
 
@@ -100,6 +102,7 @@ impl ServiceState {
         self.unlearn();
         self.failures.store(0, Ordering::Relaxed);
         self.grace.end();
+        self.pressure.forget();
     }
 
     /// What was learned and promised, to be restored by [`ServiceState::restore`].

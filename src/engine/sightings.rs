@@ -8,7 +8,9 @@ use core::sync::atomic::{AtomicU8, Ordering};
 
 use crossbeam_queue::ArrayQueue;
 
+use super::classify::Arrival;
 use super::policy::ServiceId;
+use super::{Shared, Step};
 
 /// One segment that was seen, standing for 2^[`Sighting::weight_log2`] of its kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,19 +51,34 @@ impl Sightings {
     pub(super) fn new() -> Sightings {
         Sightings { queue: ArrayQueue::new(CAPACITY), log2: AtomicU8::new(0) }
     }
+}
 
-    /// Puts one in; lost if the queue is full.
-    pub(super) fn put(&self, sighting: Sighting) {
-        let _ = self.queue.push(sighting);
-    }
-
-    /// One SYN in 2^this is wanted.
-    pub(super) fn log2(&self) -> u8 {
-        self.log2.load(Ordering::Relaxed)
+impl Step<'_> {
+    /// Shows the detector a segment, or one of so many.
+    pub(super) fn sight(&self, what: Sighted, arrival: &Arrival<'_>, frame: &[u8]) {
+        let log2 = self.shared.sightings.log2.load(Ordering::Relaxed);
+        let counters = self.counters(arrival.id);
+        let count = match what {
+            Sighted::Syn => counters.syn_received.value(),
+            Sighted::Completed => counters.cookie_valid.value().wrapping_add(counters.flows_direct.value()),
+        };
+        if count & (1u64 << log2).wrapping_sub(1) != 0 {
+            return;
+        }
+        // Lost if nobody takes them out: the detector asks for fewer.
+        let _ = self.shared.sightings.queue.push(Sighting {
+            service: arrival.id,
+            what,
+            source: arrival.key.client(),
+            source_port: arrival.key.client_port(),
+            port: arrival.key.server_port(),
+            hop_limit: arrival.layout.network.hop_limit(frame),
+            weight_log2: log2,
+        });
     }
 }
 
-impl super::Shared {
+impl Shared {
     /// Takes out the oldest sighting, if there is one.
     pub fn next_sighting(&self) -> Option<Sighting> {
         self.sightings.queue.pop()

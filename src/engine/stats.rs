@@ -124,17 +124,20 @@ counters! {
         challenge_ended,
         /// SYNs that are signed (TCP MD5, TCP-AO): no SYN-ACK of ours can be. Such a service needs mode `off`.
         syn_signed,
-        /// SYN-ACKs sent once more, to clients whose server is the first to send.
+        /// SYN-ACKs sent once more: to clients whose server is the first to send, and for connections that are held in the
+        /// server's place.
         synack_repeated,
         /// SYNs of allowed sources, let through.
         syn_allowed,
+        /// SYNs that `adaptive` let through because the service was not under pressure.
+        syn_passed,
         /// Flows that an earlier run had saved.
         flows_restored,
         /// Clients' segments of no known connection that the start-up grace let through.
         grace_passed,
         /// Flows admitted because the server sent on them during the start-up grace; also counted as direct.
         grace_flows,
-        /// SYNs that `monitor` let through and `always` would have answered with a cookie.
+        /// SYNs that `monitor` let through and `adaptive` would have answered with a cookie.
         would_challenge,
         /// ICMP errors about segments in flight, translated and passed on.
         icmp_translated,

@@ -36,6 +36,9 @@ impl Step<'_> {
         if !self.has_room_for_timers() {
             return Verdict::Drop(DropReason::HalfOpenFull);
         }
+        if !self.take_connection(arrival) {
+            return Verdict::Drop(DropReason::SourceConnectionsExceeded);
+        }
         if !state.backend_syns.take(self.now, arrival.service.budgets.backend_syn) {
             return Verdict::Drop(DropReason::BackendRateExceeded);
         }
@@ -69,13 +72,19 @@ impl Step<'_> {
         Verdict::Consume
     }
 
+    /// Takes a connection out of the budget of its source prefix; whether it was in it.
+    pub(super) fn take_connection(&self, arrival: &Arrival<'_>) -> bool {
+        let rate = arrival.service.budgets.connections_per_source;
+        self.shared.connection_budgets.take(arrival.key.client(), arrival.id.0, self.now, rate)
+    }
+
     /// Handles a client's segment while the server has not answered; `None` if there is no such entry.
     pub(super) fn syn_sent_client(&mut self, arrival: &Arrival<'_>, frame: &mut [u8]) -> Option<Verdict> {
         let total = self.policy.limits.early_data_total;
         let segment = Segment::new(frame, arrival.layout);
         let verdict = self.shared.half_open.with(&arrival.key, |entry| match &mut entry.phase {
             Phase::Backend(backend) => Some(backend.handle_client(arrival, &segment, total)),
-            Phase::Direct { .. } => None,
+            Phase::Direct(_) => None,
         })??;
         match verdict {
             FromClient::Settled(verdict) => Some(verdict),
@@ -112,7 +121,7 @@ impl Step<'_> {
         let pool = self.shared.early_data.clone();
         let answer = self.shared.half_open.with(&arrival.key, |entry| match &mut entry.phase {
             Phase::Backend(backend) => Some(backend.handle_server(arrival, frame, EarlyData::new(pool))),
-            Phase::Direct { .. } => None,
+            Phase::Direct(_) => None,
         })??;
         match answer {
             Answer::Established(completion) => Some(self.complete(arrival, &completion)),

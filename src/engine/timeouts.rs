@@ -3,11 +3,14 @@
 //! A timer says only when to look. The entry knows its own deadline, so that a segment need not touch the wheel: a
 //! timer that comes up early is armed again, one that was superseded is ignored.
 
-use super::Step;
+use core::time::Duration;
+
 use super::backend::Timeout;
+use super::direct::{self, Overdue};
 use super::flow::FlowState;
-use super::half_open::Phase;
-use super::policy::{Mode, Service, ServiceId};
+use super::half_open::{HalfOpen, Phase};
+use super::policy::{Policy, Service, ServiceId};
+use super::{Shared, Step};
 use crate::table::flow_key::FlowKey;
 use crate::table::timers::Due;
 use crate::time::Instant;
@@ -23,7 +26,7 @@ pub(super) enum TimerKind {
 enum Expiry {
     Nothing,
     Backend(ServiceId, Timeout),
-    Direct,
+    Direct(ServiceId, Overdue),
 }
 
 impl Step<'_> {
@@ -57,30 +60,40 @@ impl Step<'_> {
     }
 
     fn half_open_timeout(&mut self, due: &Due<TimerKind>) {
-        let (now, timers) = (self.now, &mut *self.timers);
+        let (now, timers, policy, shared) = (self.now, &mut *self.timers, self.policy, self.shared);
         let expiry = self.shared.half_open.with(&due.key, |entry| {
             if entry.armed_for != due.armed_for {
                 return Expiry::Nothing;
             }
             let expiry = match &mut entry.phase {
                 _ if now < entry.deadline => Expiry::Nothing,
-                Phase::Direct { .. } => return Expiry::Direct,
+                Phase::Direct(direct) => {
+                    let timeout = slot_timeout(policy, shared, entry.service);
+                    let overdue = direct.time_out(now, entry.admitted, timeout);
+                    entry.deadline = overdue.next_look(entry.admitted);
+                    Expiry::Direct(entry.service, overdue)
+                }
                 Phase::Backend(backend) => {
                     let (timeout, next) = backend.time_out();
                     entry.deadline = now.after(next);
                     Expiry::Backend(entry.service, timeout)
                 }
             };
-            entry.armed_for = timers.arm(due.key, TimerKind::HalfOpen, now, entry.deadline);
+            if !matches!(expiry, Expiry::Direct(_, Overdue::Forget)) {
+                entry.armed_for = timers.arm(due.key, TimerKind::HalfOpen, now, entry.deadline);
+            }
             expiry
         });
         match expiry {
-            None | Some(Expiry::Nothing) => {}
+            None | Some(Expiry::Nothing | Expiry::Direct(_, Overdue::Wait(_))) => {}
             Some(Expiry::Backend(service, timeout)) => self.syn_sent_timeout(&due.key, service, &timeout),
-            Some(Expiry::Direct) => {
-                let is_due = |entry: &super::half_open::HalfOpen| entry.is_direct() && entry.deadline <= now;
-                if let Some(entry) = self.shared.half_open.remove_if(&due.key, is_due) {
-                    self.counters(entry.service).half_open_expired.add(1);
+            Some(Expiry::Direct(service, Overdue::Free(handshake))) => {
+                self.free_slot(service, &due.key, &handshake);
+            }
+            Some(Expiry::Direct(service, Overdue::Forget)) => {
+                let is_the_same = |entry: &HalfOpen| entry.is_direct() && entry.armed_for == due.armed_for;
+                if self.shared.half_open.remove_if(&due.key, is_the_same).is_some() {
+                    self.counters(service).half_open_expired.add(1);
                 }
             }
         }
@@ -111,10 +124,17 @@ impl Step<'_> {
         }
         if !flow.state.is_over() {
             self.counters(flow.service).flows_expired.add(1);
-            let is_in_force = |service: &Service| service.mode == Mode::Always;
+            let is_in_force = |service: &Service| service.mode.protects();
             if limits.reset_expired && self.policy.service(flow.service).is_some_and(is_in_force) {
                 self.reset_expired(&due.key, &flow);
             }
         }
     }
+}
+
+/// After how long the server is told to forget a half-open connection of the service, if it is to be told.
+fn slot_timeout(policy: &Policy, shared: &Shared, id: ServiceId) -> Option<Duration> {
+    let service = policy.service(id).filter(|service| service.mode.protects())?;
+    let half_open = shared.half_open.group_len(id.index());
+    Some(direct::syn_timeout(service, half_open, shared.service(id).pressure.is_on()))
 }

@@ -121,6 +121,8 @@ drop_reasons! {
     SynRateExceeded => "syn_rate_exceeded",
     /// A SYN beyond the budget of SYN-ACKs to its source prefix.
     SourceRateExceeded => "source_rate_exceeded",
+    /// A completed handshake beyond the budget of its source prefix: the client tries again.
+    SourceConnectionsExceeded => "source_connections_exceeded",
     /// A valid cookie beyond the service's budget of SYNs to the server: the client tries again.
     BackendRateExceeded => "backend_rate_exceeded",
     /// A SYN to a server that refuses, beyond the budget of RSTs.

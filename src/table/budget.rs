@@ -6,6 +6,7 @@
 use core::net::IpAddr;
 use core::num::NonZeroU32;
 use core::sync::atomic::{AtomicU64, Ordering};
+use core::time::Duration;
 
 use super::flow_key::TableHasher;
 use super::prefix;
@@ -21,12 +22,17 @@ pub struct Budget(AtomicU64);
 impl Budget {
     /// Takes one event out of the budget of `rate` a second; whether it was in it.
     pub fn take(&self, now: Instant, rate: Rate) -> bool {
+        self.take_within(now, rate, BURST)
+    }
+
+    /// The same with the worth of `burst`, but at least one event, that may come at once.
+    pub fn take_within(&self, now: Instant, rate: Rate, burst: Duration) -> bool {
         let Some(rate) = rate else { return true };
         let now = now.as_nanos();
         let before = self.0.load(Ordering::Relaxed);
         let mut empty_at = before;
         loop {
-            let Some(after) = charged(empty_at, now, rate) else { return false };
+            let Some(after) = charged(empty_at, now, rate, burst) else { return false };
             match self.0.compare_exchange_weak(empty_at, after, Ordering::Relaxed, Ordering::Relaxed) {
                 Ok(_) => return true,
                 Err(other) => empty_at = other,
@@ -61,7 +67,7 @@ impl PrefixBudgets {
         let now = now.as_nanos();
         // A cell from beyond a clock's leap counts as unspent.
         let least = settled(one, now).min(settled(other, now));
-        let Some(after) = charged(least, now, rate) else { return false };
+        let Some(after) = charged(least, now, rate, BURST) else { return false };
         first.store(settled(one, now).max(after), Ordering::Relaxed);
         second.store(settled(other, now).max(after), Ordering::Relaxed);
         true
@@ -69,11 +75,12 @@ impl PrefixBudgets {
 }
 
 /// When a cell that is empty at `empty_at` is empty after one more event, or `None` if that is beyond the burst.
-fn charged(empty_at: u64, now: u64, rate: NonZeroU32) -> Option<u64> {
+fn charged(empty_at: u64, now: u64, rate: NonZeroU32, burst: Duration) -> Option<u64> {
     let start = settled(empty_at, now);
     let interval = BURST_NANOS.checked_div(u64::from(rate.get())).unwrap_or(0).max(1);
     let after = start.saturating_add(interval);
-    (after <= now.saturating_add(BURST_NANOS)).then_some(after)
+    let burst = u64::try_from(burst.as_nanos()).unwrap_or(u64::MAX).max(interval);
+    (after <= now.saturating_add(burst)).then_some(after)
 }
 
 /// The cell at `now`: no credit for the past beyond the burst, and none of a future that the clock has left.
@@ -82,13 +89,13 @@ fn settled(empty_at: u64, now: u64) -> u64 {
 }
 
 /// A second's worth may come at once.
+const BURST: Duration = Duration::from_secs(1);
 const BURST_NANOS: u64 = 1_000_000_000;
 const ROW_LEN: usize = 1 << 15;
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use core::time::Duration;
 
     fn rate(rate: u32) -> Rate {
         NonZeroU32::new(rate)

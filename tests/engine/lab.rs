@@ -270,6 +270,7 @@ impl Lab {
             self.serve_timers();
         }
         self.now = end;
+        self.serve_timers();
     }
 
     /// Serves all timers that are due.

@@ -9,6 +9,7 @@
 
 mod lab;
 
+mod adaptive;
 mod backend;
 mod bounded;
 mod clock;

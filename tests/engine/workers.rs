@@ -47,7 +47,7 @@ fn carries_data(frames: &[Vec<u8>]) -> bool {
 fn data_that_meets_the_server_s_answer_in_another_worker_is_not_lost() {
     const ROUNDS: u16 = 4_000;
     let mut lab = Lab::with(|service, limits| {
-        service.budgets.synack_per_source = None;
+        service.budgets.syn_per_source = None;
         limits.refused = std::time::Duration::from_millis(10);
     });
     let mut other = Worker::beside(&lab, 1);

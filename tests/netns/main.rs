@@ -17,6 +17,7 @@ mod crowd;
 mod lab;
 mod screen;
 mod segments;
+mod sources;
 mod traffic;
 
 mod admin;
@@ -27,6 +28,8 @@ mod differential;
 mod failures;
 mod flood;
 mod loss;
+mod modes;
 mod mtu;
+mod page;
 mod restart;
 mod round_trips;

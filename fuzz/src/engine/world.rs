@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use synwall::cookie::{KeyRing, MasterKey};
 use synwall::engine::policy::filter::Filter;
-use synwall::engine::policy::{Budgets, Limits, Mode, Policy, PortSet, Prefix, ServerOptions, Service};
+use synwall::engine::policy::{
+    Budgets, Limits, Mode, Policy, PortSet, Prefix, ServerOptions, Service, Threshold,
+};
 use synwall::engine::{Engine, Keys, Outbox, Shared, Side, Verdict};
 use synwall::time::{Instant, WallClock};
 use synwall::wire::buffer::{FrameBuf, Offload};
@@ -375,8 +377,8 @@ fn policy(low: u8, high: u8) -> Policy {
         ..if has(3) { short() } else { Limits::default() }
     };
     let modes = match has(4) {
-        false => [Mode::Always, Mode::Always, Mode::Monitor],
-        true => [Mode::Monitor, Mode::Off, Mode::Always],
+        false => [Mode::Always, Mode::Adaptive, Mode::Monitor],
+        true => [Mode::Monitor, Mode::Off, Mode::Adaptive],
     };
     let servers = ["198.18.255.2", "2001:db8:255::2", "198.18.255.2"];
     let mut services: Vec<Service> = (0..3)
@@ -402,7 +404,10 @@ fn policy(low: u8, high: u8) -> Policy {
                 server_speaks_first: has(11),
                 refuse_silent: has(12),
                 budgets: if has(13) { scarce() } else { Budgets::default() },
-                ..Service::default()
+                activate_at: Threshold { half_open: 3, syn_rate: 20 },
+                deactivate_at: Threshold { half_open: 1, syn_rate: 2 },
+                min_active: Duration::from_secs(1),
+                syn_timeout: Duration::from_secs(2),
             }
         })
         .collect();
@@ -424,7 +429,13 @@ fn policy(low: u8, high: u8) -> Policy {
 /// Budgets that a story spends.
 fn scarce() -> Budgets {
     let rate = NonZeroU32::new;
-    Budgets { synack: rate(4), synack_per_source: rate(2), backend_syn: rate(2), reset: rate(1) }
+    Budgets {
+        synack: rate(4),
+        syn_per_source: rate(2),
+        connections_per_source: rate(2),
+        backend_syn: rate(2),
+        reset: rate(1),
+    }
 }
 
 fn short() -> Limits {

@@ -214,7 +214,7 @@ fn end(word: &str) -> Result<End, String> {
 
 pub fn mode(name: &str) -> Result<Mode, String> {
     let named = |mode: &Mode| format!("{mode:?}").eq_ignore_ascii_case(name);
-    [Mode::Off, Mode::Monitor, Mode::Always].into_iter().find(named).ok_or(format!("no mode: {name}"))
+    Mode::ALL.into_iter().find(named).ok_or(format!("no mode: {name}"))
 }
 
 fn drop_reason(label: &str) -> Result<DropReason, String> {
