@@ -92,7 +92,7 @@ enum Operation {
         #[command(flatten)]
         reach: Reach,
     },
-    /// Drop what clients of a prefix send to services that challenge, until a restart.
+    /// Drop what clients of a prefix send to services in mode adaptive or always, until a restart.
     ///
     /// As [filter] deny in the configuration: the longest prefix decides. A reload does not end it. A prefix that is blocked
     /// already gets the new time.
