@@ -26,8 +26,11 @@ pub(super) fn status(status: &Status) -> String {
         let more = services.len().saturating_sub(MOST_SERVICES);
         line(&mut page, format_args!("and {more} more: --json has them all"));
     }
-    for event in status.events.iter().take(MOST_EVENTS) {
+    if let Some((event, more)) = status.events.split_first() {
         line(&mut page, format_args!("\n{}", show_attack(event, status.time)));
+        if !more.is_empty() {
+            line(&mut page, format_args!("and {} more at the moment: see `synwall attacks`", more.len()));
+        }
     }
     if !status.blocks.is_empty() {
         line(&mut page, format_args!("\nprefixes blocked: {}, see `synwall blocks`", status.blocks.len()));
@@ -254,9 +257,8 @@ fn line(page: &mut String, text: std::fmt::Arguments<'_>) {
     let _ = writeln!(page, "{text}");
 }
 
-/// With ports, events and empty lines as many as a screen of 24 lines holds.
-const MOST_SERVICES: usize = 10;
-const MOST_EVENTS: usize = 2;
+/// With ports, an event, two problems and empty lines as many as a screen of 24 lines holds.
+const MOST_SERVICES: usize = 7;
 
 #[cfg(test)]
 mod tests {
