@@ -94,8 +94,8 @@ enum Operation {
     },
     /// Drop what clients of a prefix send to services in mode adaptive or always, until a restart.
     ///
-    /// As [filter] deny in the configuration: the longest prefix decides. A reload does not end it. A prefix that is blocked
-    /// already gets the new time.
+    /// As deny among the filters of the configuration: the longest prefix decides. A reload does not end it. A prefix that is
+    /// blocked already gets the new time.
     Block {
         /// An address or prefix, such as 198.18.3.0/24.
         prefix: String,
