@@ -7,24 +7,13 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Rows whose code is on its way.
-const PENDING: &[u16] = &[];
-
 const LAST_ROW: u16 = 91;
-/// What a row says whose mode does not exist yet.
-const WITH_ADAPTIVE_MODE: &str = "with adaptive mode";
 
 #[test]
 fn every_row_is_there_once_and_says_what_is_done() {
     let rows = rows();
-    let mut expected: Vec<u16> = (1..=LAST_ROW).filter(|row| !PENDING.contains(row)).collect();
     let numbers: Vec<u16> = rows.iter().filter_map(Row::number).collect();
-    for number in &numbers {
-        assert!(!PENDING.contains(number), "row {number} is pending and must not be listed");
-    }
-    expected.retain(|row| !numbers.contains(row));
-    assert!(expected.is_empty(), "rows without a line: {expected:?}");
-    assert!(numbers.is_sorted_by(|a, b| a < b), "each row once, in order: {numbers:?}");
+    assert_eq!(numbers, (1..=LAST_ROW).collect::<Vec<u16>>(), "each row once, in order");
     for row in &rows {
         assert!(row.cells.iter().all(|cell| !cell.is_empty()), "empty cell: {}", row.line);
     }
@@ -35,7 +24,7 @@ fn every_test_that_is_named_exists_and_names_its_row() {
     let mut faults = Vec::new();
     for row in rows() {
         let tests = row.tests();
-        if tests.is_empty() && !row.waits() {
+        if tests.is_empty() {
             faults.push(format!("no test: {}", row.line));
         }
         for test in tests {
@@ -62,10 +51,7 @@ fn every_row_that_a_script_names_lists_the_script() {
     for name in scripts.filter_map(|name| name.into_string().ok()).filter(|name| name.ends_with(".pkt")) {
         let script = format!("{SCRIPTS}/{name}");
         for number in rows_named_by(&script).unwrap() {
-            assert!(
-                PENDING.contains(&number) || listed.contains(&(number, script.clone())),
-                "row {number} does not list {script}"
-            );
+            assert!(listed.contains(&(number, script.clone())), "row {number} does not list {script}");
         }
     }
 }
@@ -86,13 +72,6 @@ impl Row {
     fn tests(&self) -> Vec<String> {
         let last = self.cells.last().map_or("", String::as_str);
         last.split('`').skip(1).step_by(2).map(str::to_owned).collect()
-    }
-
-    /// Whether it waits for something that it names.
-    fn waits(&self) -> bool {
-        let last = self.cells.last().map_or("", String::as_str);
-        let pending = last.strip_prefix("with row ").and_then(|row| row.parse().ok());
-        last == WITH_ADAPTIVE_MODE || pending.is_some_and(|row| PENDING.contains(&row))
     }
 }
 
