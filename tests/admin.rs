@@ -33,11 +33,12 @@ const CONFIG: &str = "[bridge]\noutside = \"eth0\"\ninside = \"eth1\"\n\
     [[service]]\nname = \"six\"\naddress = \"2001:db8::1\"\nports = [80]\nmode = \"monitor\"\n\
     [filter]\nallow = [\"198.18.9.0/24\"]\ndeny = [\"198.18.8.0/24\"]\n";
 
-/// A directory that no test has used.
+/// An empty directory that no other test has.
 fn directory() -> PathBuf {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
-    let name = format!("synwall-admin-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
-    let path = std::env::temp_dir().join(name);
+    let name = format!("admin-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let _ = std::fs::remove_dir_all(&path);
     std::fs::create_dir_all(&path).unwrap();
     path
 }
