@@ -14,24 +14,27 @@ use nix::unistd::Pid;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::Config;
+use crate::control::admin::{self, Admin};
 use crate::control::attacks::Board;
 use crate::control::claim::Claim;
 use crate::control::detect;
 use crate::control::doctor;
 use crate::control::http::{self, Answers, Readiness};
+use crate::control::in_force::InForce;
 use crate::control::key::{self, KeyError};
 use crate::control::live::Live;
-use crate::control::reload::{self, ReloadError};
+use crate::control::reload::ReloadError;
 use crate::control::rotate::{Rotation, unix_time};
+use crate::control::socket::Socket;
 use crate::control::state::{Checkpoints, Found, StateDirectory};
 use crate::cookie::MasterKey;
 use crate::engine::export::Restored;
-use crate::engine::policy::Policy;
 use crate::engine::stats::ServiceValues;
 use crate::engine::{Engine, Shared};
 use crate::io::af_packet::AfPacket;
 use crate::io::{Clock, MonotonicClock, PortStats, worker};
 use crate::metrics::{Exporter, Reload, Sample};
+use crate::time::Instant;
 
 /// Runs until SIGTERM or SIGINT.
 ///
@@ -42,6 +45,7 @@ pub fn run(path: &Path, config: Config) -> anyhow::Result<()> {
     let [outside, inside] = check_host(&config)?;
     let _claims = [Claim::new(&config.bridge.outside)?, Claim::new(&config.bridge.inside)?];
     let listener = config.metrics.listen.map(http::bind).transpose().context("metrics")?;
+    let socket = config.admin.socket.as_deref().map(Socket::bind).transpose().context("admin")?;
     let state = open_state(&config);
     let rotation = Rotation::new(master_key(&config, state.as_deref())?, config.cookie.epoch);
     let cores = cores();
@@ -63,6 +67,9 @@ pub fn run(path: &Path, config: Config) -> anyhow::Result<()> {
             appliance.board.clone(),
             appliance.config.attack.hook(),
         )?;
+        if let Some(socket) = &socket {
+            admin::serve(socket, appliance.admin()).context("admin")?;
+        }
         appliance.log_start();
         let outcome = appliance.control(signals).await;
         appliance.stop();
@@ -73,11 +80,14 @@ pub fn run(path: &Path, config: Config) -> anyhow::Result<()> {
 /// What the workers and the control loop share.
 struct Appliance {
     path: PathBuf,
+    /// As it was at the start.
     config: Config,
+    in_force: Arc<InForce>,
     shared: Arc<Shared>,
     ports: Arc<PortStats>,
     rotation: Rotation,
     clock: MonotonicClock,
+    started: Instant,
     reload: Arc<Mutex<Reload>>,
     workers: Workers,
     state: Option<Arc<StateDirectory>>,
@@ -109,15 +119,21 @@ impl Appliance {
         };
         let checkpoints = state.as_ref().map(checkpoint).transpose().context("checkpoints")?;
         let reload = Arc::new(Mutex::new(Reload { success: true, succeeded_at: unix_time() }));
-        let path = path.to_owned();
-        let board = Arc::default();
+        let (path, board) = (path.to_owned(), Arc::default());
+        let knows_all = {
+            let (state, shared) = (state.clone(), shared.clone());
+            move || state.as_ref().is_some_and(|state| knows_all(state, &shared))
+        };
+        let in_force = Arc::new(InForce::new(config.clone(), shared.clone(), clock, knows_all));
         Ok(Appliance {
             path,
             config,
+            in_force,
             shared,
             ports,
             rotation,
             clock,
+            started: clock.now(),
             reload,
             workers,
             state,
@@ -126,12 +142,12 @@ impl Appliance {
         })
     }
 
-    /// What HTTP answers.
-    fn answers(&self) -> anyhow::Result<Answers> {
+    /// Takes samples of all that is counted.
+    fn sampler(&self) -> impl Fn() -> Sample + Send + Sync + 'static {
         let (shared, ports, reload) = (self.shared.clone(), self.ports.clone(), self.reload.clone());
         let (running, state, board) = (self.workers.running.clone(), self.state.clone(), self.board.clone());
         let (installed_at, epoch) = (self.rotation.installed_at(), self.config.cookie.epoch);
-        let exporter = Exporter::new(move || Sample {
+        move || Sample {
             engine: shared.snapshot(),
             io: ports.snapshot(),
             reload: *reload.lock().unwrap_or_else(PoisonError::into_inner),
@@ -141,7 +157,25 @@ impl Appliance {
             attacks: board.counts(),
             traffic: board.traffic(),
             hook_runs: board.hook_runs(),
-        })?;
+        }
+    }
+
+    /// What the admin socket answers from.
+    fn admin(&self) -> Admin {
+        Admin {
+            sample: Box::new(self.sampler()),
+            shared: self.shared.clone(),
+            board: self.board.clone(),
+            in_force: self.in_force.clone(),
+            clock: self.clock,
+            started: self.started,
+            workers: self.workers.threads.len(),
+        }
+    }
+
+    /// What HTTP answers.
+    fn answers(&self) -> anyhow::Result<Answers> {
+        let exporter = Exporter::new(self.sampler())?;
         let (shared, ports) = (self.shared.clone(), self.ports.clone());
         let (running, all) = (self.workers.running.clone(), self.workers.threads.len());
         let readiness = move || {
@@ -175,23 +209,21 @@ impl Appliance {
                 () = tokio::time::sleep(pause) => {}
             }
             self.follow_mtus();
+            self.in_force.expire();
             if self.workers.survey() < self.workers.threads.len() {
                 bail!("a packet thread ended, which it never should; the log above says why");
             }
         }
     }
 
-    fn reload(&mut self) {
-        let grace =
-            self.state.as_ref().filter(|state| knows_all(state, &self.shared)).map(|_| self.clock.now());
-        let outcome = reload::reload(&self.path, &self.config, &self.shared, grace);
+    fn reload(&self) {
+        let outcome = self.in_force.reload(&self.path);
         let mut last = self.reload.lock().unwrap_or_else(PoisonError::into_inner);
         last.success = outcome.is_ok();
         match outcome {
-            Ok(config) => {
+            Ok(services) => {
                 last.succeeded_at = unix_time();
-                tracing::info!(services = config.services.len(), "configuration reloaded");
-                self.config = config;
+                tracing::info!(services, "configuration reloaded");
             }
             Err(ReloadError::Config(error)) => {
                 for line in error.to_string().lines() {
@@ -204,15 +236,14 @@ impl Appliance {
 
     /// Takes up an MTU that somebody changed.
     fn follow_mtus(&self) {
-        let policy = self.shared.policy();
-        let before = policy.link_mtus();
+        let before = self.shared.policy().link_mtus();
         let Some([outside, inside]) = doctor::mtus(&self.config).filter(|now| *now != before) else { return };
         tracing::info!(outside, inside, "MTU changed");
-        self.shared.set_policy(Policy::clone(&policy).with_link_mtus(outside, inside));
+        self.in_force.set_mtus([outside, inside]);
     }
 
     fn log_start(&self) {
-        let Config { bridge, services, metrics, .. } = &self.config;
+        let Config { bridge, services, metrics, admin, .. } = &self.config;
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
             outside = bridge.outside,
@@ -220,6 +251,7 @@ impl Appliance {
             services = services.len(),
             workers = self.workers.threads.len(),
             metrics = metrics.listen.map(tracing::field::display),
+            admin = admin.socket.as_ref().map(|path| tracing::field::display(path.display())),
             "synwall runs"
         );
     }

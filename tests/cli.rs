@@ -36,7 +36,21 @@ fn configuration(more: &str) -> String {
 #[test]
 fn usage_errors_end_with_2_and_help_with_0() {
     let directory = directory("usage");
-    for wrong in [&["runn"][..], &[], &["run", "--cofnig", "x"], &["check-config", "--config"]] {
+    for wrong in [
+        &["runn"][..],
+        &[],
+        &["run", "--cofnig", "x"],
+        &["check-config", "--config"],
+        &["block"],
+        &["block", "198.18.0.1", "--for", "10"],
+        &["block", "198.18.0.1", "--for", "1500ms"],
+        &["mode", "web", "on"],
+        &["mode", "web"],
+        &["flows", "--state", "open"],
+        &["flows", "--limit", "many"],
+        &["completions", "tcsh"],
+        &["run", "--json"],
+    ] {
         assert_eq!(status(&synwall(&directory, wrong)), 2, "{wrong:?}");
     }
     let version = synwall(&directory, &["--version"]);
@@ -46,7 +60,8 @@ fn usage_errors_end_with_2_and_help_with_0() {
     );
     let help = synwall(&directory, &["--help"]);
     assert_eq!(status(&help), 0);
-    for word in ["run", "check-config", "show-config", "doctor", "--config", "78"] {
+    let commands = "run check-config show-config doctor status top flows attacks block unblock blocks mode completions man";
+    for word in commands.split(' ').chain(["--config", "78"]) {
         assert!(text(&help.stdout).contains(word), "{word}");
     }
 }
@@ -60,7 +75,7 @@ fn bad_configurations_end_with_78_whatever_the_command() {
         (
             "unknown.toml",
             configuration("[bridges]\n"),
-            "unknown.toml:4:2: unknown key \"bridges\"; known here: bridge, limits, service, filter, cookie, state, attack, metrics, log, plane\n",
+            "unknown.toml:4:2: unknown key \"bridges\"; known here: bridge, limits, service, filter, cookie, state, attack, metrics, admin, log, plane\n",
         ),
         (
             "overlap.toml",
@@ -75,7 +90,9 @@ fn bad_configurations_end_with_78_whatever_the_command() {
     ];
     for (file, content, complaint) in table {
         std::fs::write(directory.join(file), content).unwrap();
-        for command in ["run", "check-config", "show-config", "doctor"] {
+        for command in
+            ["run", "check-config", "show-config", "doctor", "status", "top", "flows", "attacks", "blocks"]
+        {
             let output = synwall(&directory, &[command, "--config", file]);
             assert_eq!((status(&output), text(&output.stderr).as_str()), (78, complaint), "{command}");
             assert!(output.stdout.is_empty());
@@ -104,6 +121,118 @@ fn check_config_says_ok_and_show_config_is_a_fixed_point() {
     assert_eq!(status(&synwall(&directory, &["check-config", "--config", "shown.toml"])), 0);
     let second = synwall(&directory, &["show-config", "--config", "shown.toml"]);
     assert_eq!(text(&second.stdout), shown);
+}
+
+#[test]
+fn a_synwall_that_is_not_there_is_named_with_what_to_do() {
+    let directory = directory("unreachable");
+    let socket = directory.join("admin.sock");
+    let _ = std::fs::remove_file(&socket);
+    std::fs::write(directory.join("x.toml"), configuration(&format!("[admin]\nsocket = {socket:?}\n")))
+        .unwrap();
+    let said = |words: &[&str]| {
+        let output = synwall(&directory, &[words, &["--config", "x.toml"]].concat());
+        assert!(output.stdout.is_empty(), "{}", text(&output.stdout));
+        (status(&output), text(&output.stderr))
+    };
+    let missing = format!(
+        "synwall cannot be reached at {}: No such file or directory (os error 2): is it running? `systemctl status synwall` tells; if its [admin] socket is elsewhere, name it with --socket\n",
+        socket.display()
+    );
+    assert_eq!(said(&["status"]), (2, missing.clone()));
+    assert_eq!(said(&["status", "--json"]), (2, missing.clone()));
+    for words in [
+        &["flows"][..],
+        &["attacks"],
+        &["blocks"],
+        &["block", "198.18.3.0/24", "--for", "10m"],
+        &["unblock", "198.18.3.0/24"],
+        &["mode", "web", "always"],
+    ] {
+        assert_eq!(said(words), (1, missing.clone()), "{words:?}");
+    }
+    assert_eq!(said(&["mode", "web/../..", "always"]), (1, "no service \"web/../..\"\n".to_owned()));
+    drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+    let (code, complaint) = said(&["status"]);
+    assert!(code == 2 && complaint.contains("the synwall that made it has ended"), "{complaint}");
+    // A named socket needs no configuration.
+    let output = synwall(&directory, &["status", "--socket", "other.sock", "--config", "none.toml"]);
+    assert!(
+        status(&output) == 2 && text(&output.stderr).starts_with("synwall cannot be reached at other.sock: ")
+    );
+    let top = synwall(&directory, &["top", "--socket", "other.sock"]);
+    assert_eq!(
+        (status(&top), text(&top.stderr)),
+        (1, "top needs a terminal; `synwall status --json` is for programs\n".to_owned())
+    );
+    std::fs::write(directory.join("off.toml"), configuration("[admin]\nsocket = \"off\"\n")).unwrap();
+    let output = synwall(&directory, &["status", "--config", "off.toml"]);
+    let complaint = "off.toml says that there is no admin socket: set [admin] socket, and restart synwall\n";
+    assert_eq!((status(&output), text(&output.stderr).as_str()), (2, complaint));
+}
+
+#[test]
+fn what_answers_in_a_foreign_tongue_is_not_taken_for_synwall() {
+    let directory = directory("foreign");
+    let socket = directory.join("foreign.sock");
+    let _ = std::fs::remove_file(&socket);
+    let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    std::thread::spawn(move || {
+        for (stream, answer) in
+            listener.incoming().zip(["HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}", "SSH-2.0-x\r\n"])
+        {
+            let mut stream = stream.unwrap();
+            // Read first, or the answer comes before its request.
+            std::io::Read::read(&mut stream, &mut [0; 1024]).unwrap();
+            std::io::Write::write_all(&mut stream, answer.as_bytes()).unwrap();
+        }
+    });
+    for _ in 0..2 {
+        let output = synwall(&directory, &["status", "--socket", "foreign.sock"]);
+        let said = text(&output.stderr);
+        assert!(
+            status(&output) == 2
+                && said.starts_with("what answers at foreign.sock is not this version of synwall: "),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn completions_and_manual_pages_come_from_the_command_line_itself() {
+    let directory = directory("manual");
+    for shell in ["bash", "zsh", "fish"] {
+        let output = synwall(&directory, &["completions", shell, "--config", "none.toml"]);
+        let script = text(&output.stdout);
+        assert_eq!(status(&output), 0);
+        assert!(
+            ["check-config", "unblock", "half_closed"].iter().all(|word| script.contains(word)),
+            "{shell}: {script}"
+        );
+        if shell == "bash" {
+            std::fs::write(directory.join("synwall.bash"), &script).unwrap();
+            let checked =
+                Command::new("bash").arg("-n").arg(directory.join("synwall.bash")).output().unwrap();
+            assert!(checked.status.success(), "{}", text(&checked.stderr));
+        }
+    }
+    let page = synwall(&directory, &["man", "--config", "none.toml"]);
+    let page = text(&page.stdout);
+    assert!(page.lines().any(|line| line.starts_with(".TH synwall 1 ")), "{page}");
+    assert!(page.contains("synwall\\-check\\-config(1)") && page.contains("Exit status"), "{page}");
+    let pages = directory.join("pages");
+    std::fs::create_dir_all(&pages).unwrap();
+    assert_eq!(status(&synwall(&directory, &["man", "pages"])), 0);
+    for name in ["synwall", "synwall-run", "synwall-status", "synwall-block", "synwall-man"] {
+        let page = std::fs::read_to_string(pages.join(format!("{name}.1"))).unwrap();
+        assert!(page.contains(&format!(".TH {name} 1 ")), "{name}: {page}");
+    }
+    let nowhere = synwall(&directory, &["man", "nowhere"]);
+    let said = text(&nowhere.stderr);
+    assert!(
+        status(&nowhere) == 1 && said.starts_with("nowhere: manual pages cannot be written: No such file"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -196,6 +325,8 @@ ports = [80]
 workers = 2
 [state]
 directory = "$PWD/state"
+[admin]
+socket = "$PWD/admin.sock"
 X
 host() { ip -details address; ethtool -k a1; ethtool -k b1; }
 http() { exec 3<>/dev/tcp/127.0.0.1/10910; printf 'GET %s HTTP/1.1\r\nHost: x\r\n\r\n' "$1" >&3; cat <&3; exec 3>&-; }
@@ -243,39 +374,62 @@ fn run_serves_reloads_and_stops_and_the_host_is_left_as_it_was() {
         trap 'kill -KILL $pid 2>/dev/null || true' EXIT
         ready
         # A second one is kept from the same ports, and a third from the same address.
-        sed '$a [metrics]\nlisten = "off"' synwall.toml > second.toml
+        sed '$a [metrics]\nlisten = "off"' synwall.toml | sed 's/admin.sock/second.sock/' > second.toml
         fails timeout 20 "$SYNWALL" run --config second.toml
         ip link add name c1 type veth peer name c0; ip link add name d1 type veth peer name d0
         for port in c0 c1 d0 d1; do echo 1 > /proc/sys/net/ipv6/conf/$port/disable_ipv6; ip link set $port up; done
         sed 's/"a1"/"c1"/; s/"b1"/"d1"/' synwall.toml > third.toml
         fails timeout 20 "$SYNWALL" run --config third.toml
         ip link delete c1; ip link delete d1
+        # Nor does one take the socket of another.
+        for pair in e f; do ip link add name ${pair}0 type veth peer name ${pair}1; done
+        for port in e0 e1 f0 f1; do echo 1 > /proc/sys/net/ipv6/conf/$port/disable_ipv6; ip link set $port up; done
+        sed 's/"a1"/"e1"/; s/"b1"/"f1"/; $a [metrics]\nlisten = "off"' synwall.toml > fourth.toml
+        fails timeout 20 "$SYNWALL" run --config fourth.toml
+        ip link delete e1; ip link delete f1
+        operate() { "$SYNWALL" "$@" --config synwall.toml; }
+        ends() { code=0; wanted=$1; shift; operate "$@" || code=$?; test $code = $wanted || { echo "exit status $code, not $wanted"; exit 1; }; }
+        ends 0 status
+        ends 0 block 198.18.3.0/24 --for 1h; operate blocks --json
+        ends 0 mode web always; ends 0 mode web configured; ends 1 mode wbe off
         # A port without carrier is not ready, and recovers.
         ip link set b0 down
         for _ in $(seq 50); do http /readyz | grep -q '"inside_up":false' && break; sleep 0.1; done
         http /readyz | grep '503 Service Unavailable'
+        ends 2 status
         ip link set b0 up; ready
         # A bad file changes nothing, a good one does.
         kept=$(cat synwall.toml)
         reload() { kill -HUP $pid; sleep 0.5; }
         echo "[nonsense]" >> synwall.toml; reload
         http /metrics | grep '^synwall_config_reload_success 0'
+        code=0; "$SYNWALL" status --socket admin.sock || code=$?; test $code = 1
         http /metrics | grep 'synwall_mode{service="web",mode="adaptive"} 1'
         echo "$kept" | sed 's/ports = \[80\]/ports = [80]\nmode = "monitor"/' > synwall.toml; reload
         http /metrics | grep '^synwall_config_reload_success 1'
         http /metrics | grep 'synwall_mode{service="web",mode="monitor"} 1'
         echo "$kept" | sed 's/workers = 2/workers = 3/' > synwall.toml; reload
         http /metrics | grep '^synwall_workers 2'
+        operate blocks | grep -E '198.18.3.0/24 .* for (1h0m|59m|58m)'
         kill -TERM $pid
         wait $pid
-        sleep 0.1; host > after; diff before after
+        sleep 0.1; host > after; diff before after; test ! -e admin.sock
         "#,
     );
     for line in [
         "synwall runs version=",
         "port a1 belongs to another synwall that runs",
         "metrics: 127.0.0.1:10910 is in use",
-        "configuration not reloaded, nothing changed: synwall.toml:12:2: unknown key \"nonsense\"",
+        "/admin.sock is in use by another synwall: stop that one, or give each its own [admin] socket",
+        ": healthy, up ",
+        "198.18.3.0/24 is blocked for 1h0m",
+        "{\"blocks\":[{\"prefix\":\"198.18.3.0/24\",\"remaining_seconds\":3",
+        "web: always until a restart; the configuration says adaptive",
+        "web: adaptive, as configured",
+        "no service \"wbe\"; there are: web",
+        "problem: port inside (b1) is down",
+        "problem: the last reload failed and changed nothing: the log says why",
+        "configuration not reloaded, nothing changed: synwall.toml:14:2: unknown key \"nonsense\"",
         "configuration reloaded services=1",
         "configuration not reloaded, nothing changed: [plane] changed, which takes a restart",
         "stopping signal=\"SIGTERM\"",

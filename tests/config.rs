@@ -138,7 +138,7 @@ fn mistakes_outside_services_are_named_with_line_and_column() {
     let table = [
         (
             "[limit]\n",
-            "4:2: unknown key \"limit\"; known here: bridge, limits, service, filter, cookie, state, attack, metrics, log, plane",
+            "4:2: unknown key \"limit\"; known here: bridge, limits, service, filter, cookie, state, attack, metrics, admin, log, plane",
         ),
         ("[limits]\nmax_flows = 0\n", "5:13: limits: max_flows: 0 is out of range, 1 to 50000000"),
         ("[limits]\nstartup_grace = \"2d\"\n", "5:17: limits: startup_grace: 2d is out of range, 0s to 1d"),
@@ -218,6 +218,11 @@ fn mistakes_outside_services_are_named_with_line_and_column() {
             "5:10: metrics: listen: \"localhost\" is neither an address with port such as \"127.0.0.1:10910\" nor \"off\"",
         ),
         ("[metrics]\nlisten = \"[::1]:0\"\n", "5:10: metrics: listen: 0 is out of range, 1 to 65535"),
+        (
+            "[admin]\nsocket = \"admin.sock\"\n",
+            "5:10: admin: socket: \"admin.sock\" is neither an absolute path nor \"off\"",
+        ),
+        ("[admin]\nport = 1\n", "5:1: admin: unknown key \"port\"; known here: socket"),
         (
             "[log]\nlevel = \"loud\"\n",
             "5:9: log: level: \"loud\" is none of \"error\", \"warn\", \"info\", \"debug\", \"trace\"",
@@ -348,6 +353,7 @@ fn what_is_not_said_has_the_engines_defaults() {
     assert_eq!(service.max_half_open, Limits::default().max_half_open);
     assert_eq!(config.cookie.epoch, Duration::from_secs(32));
     assert_eq!(config.metrics.listen, Some("127.0.0.1:10910".parse().unwrap()));
+    assert_eq!(config.admin.socket, Some(PathBuf::from("/run/synwall/admin.sock")));
 }
 
 #[test]
@@ -405,6 +411,8 @@ hook = ['/h', 'a \"b\"']
 hook_timeout = '1s'
 [metrics]
 listen = 'off'
+[admin]
+socket = '/s'
 [log]
 level = 'trace'
 format = 'json'
@@ -461,6 +469,7 @@ workers = 64
         ("/h".into(), vec!["a \"b\"".to_owned()], seconds(1))
     );
     assert_eq!(config.cookie.key_file, Some(PathBuf::from("/k")));
+    assert_eq!(config.admin.socket, Some(PathBuf::from("/s")));
     assert_eq!((config.metrics.listen, config.log.format, config.plane.workers), (None, LogFormat::Json, 64));
     let shown = config.to_toml();
     assert!(

@@ -41,6 +41,8 @@ pub struct Config {
     pub attack: Attack,
     /// Where metrics are served, if they are.
     pub metrics: Metrics,
+    /// Where it is operated from, if it is.
+    pub admin: Admin,
     /// What is logged, and how.
     pub log: Log,
     /// How frames are moved.
@@ -105,6 +107,19 @@ pub struct Metrics {
 impl Default for Metrics {
     fn default() -> Metrics {
         Metrics { listen: Some(SocketAddr::from(([127, 0, 0, 1], 10_910))) }
+    }
+}
+
+/// The unix socket for `synwall status` and its like.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admin {
+    /// Its path, or `None` for no socket.
+    pub socket: Option<PathBuf>,
+}
+
+impl Default for Admin {
+    fn default() -> Admin {
+        Admin { socket: Some(PathBuf::from("/run/synwall/admin.sock")) }
     }
 }
 
@@ -209,6 +224,29 @@ impl Config {
     pub fn to_toml(&self) -> String {
         show::render(self)
     }
+}
+
+/// The duration in `text`, written as in the configuration: `250ms`, `32s`, `2h4m`.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    value::parse_duration(text).ok_or_else(|| {
+        format!("{text:?} is not a duration; write for example \"250ms\", \"32s\" or \"2h4m\"")
+    })
+}
+
+/// `duration` as [`parse_duration`] reads it.
+pub fn show_duration(duration: Duration) -> String {
+    value::show_duration(duration)
+}
+
+/// The address or prefix in `text`, written as in the configuration.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn parse_prefix(text: &str) -> Result<Prefix, String> {
+    value::parse_prefix(text)
 }
 
 /// What is wrong with a configuration file: at least one [`Problem`].

@@ -9,8 +9,8 @@ use toml::de::DeValue;
 
 use super::document::{self, Fault, Problems, Section, Value, kind};
 use super::{
-    Bridge, Config, Cookie, FilterLists, Log, LogFormat, LogLevel, Metrics, Plane, PlaneKind, Problem, State,
-    attack, value,
+    Admin, Bridge, Config, Cookie, FilterLists, Log, LogFormat, LogLevel, Metrics, Plane, PlaneKind, Problem,
+    State, attack, value,
 };
 use crate::engine::policy::{
     Budgets, CONNECTION_PARTS, Limits, MAX_SERVICES, Mode, Prefix, Rate, ServerOptions, Service, Threshold,
@@ -33,12 +33,13 @@ pub(super) fn config(text: &str) -> Result<Config, Vec<Problem>> {
     let state = state(root.table("state", &mut problems), &mut problems);
     let attack = attack::read(root.table("attack", &mut problems), &mut problems);
     let metrics = metrics(root.table("metrics", &mut problems), &mut problems);
+    let admin = admin(root.table("admin", &mut problems), &mut problems);
     let log = log(root.table("log", &mut problems), &mut problems);
     let plane = plane(root.table("plane", &mut problems), &mut problems);
     root.finish(&mut problems);
     match bridge {
         Some(bridge) if problems.is_empty() => {
-            Ok(Config { bridge, services, limits, filter, cookie, state, attack, metrics, log, plane })
+            Ok(Config { bridge, services, limits, filter, cookie, state, attack, metrics, admin, log, plane })
         }
         _ => Err(problems.resolve(text)),
     }
@@ -295,7 +296,7 @@ fn filter(mut section: Section<'_, '_>, problems: &mut Problems) -> FilterLists 
 pub(super) const AUTO_MSS: &str = "auto";
 /// No window scaling; no key file.
 pub(super) const NONE: &str = "none";
-/// No listener for metrics; no state directory.
+/// No listener for metrics; no admin socket; no state directory.
 pub(super) const OFF: &str = "off";
 
 /// Complains if `new` shares its name, or an address and a port, with an earlier service.
@@ -391,6 +392,27 @@ fn metrics(mut section: Section<'_, '_>, problems: &mut Problems) -> Metrics {
     section.finish(problems);
     Metrics { listen }
 }
+
+fn admin(mut section: Section<'_, '_>, problems: &mut Problems) -> Admin {
+    let socket = section.read("socket", Admin::default().socket, problems, |v| {
+        let text = value::string(v)?;
+        match text.as_str() {
+            OFF => Ok(None),
+            path if path.len() > MAX_SOCKET_OCTETS => {
+                Err(format!("is longer than {MAX_SOCKET_OCTETS} octets, which no unix socket may be").into())
+            }
+            path if path.starts_with('/') && !path.ends_with('/') && !path.contains('\0') => {
+                Ok(Some(PathBuf::from(path)))
+            }
+            _ => Err(format!("{text:?} is neither an absolute path nor {OFF:?}").into()),
+        }
+    });
+    section.finish(problems);
+    Admin { socket }
+}
+
+/// `sun_path` of unix(7), less its end.
+const MAX_SOCKET_OCTETS: usize = 107;
 
 fn log(mut section: Section<'_, '_>, problems: &mut Problems) -> Log {
     let default = Log::default();

@@ -4,7 +4,7 @@ use std::fmt::{Display, Write};
 
 use super::read::{AUTO_MSS, FLOW_PARTS, HALF_OPEN_PARTS, NONE, OFF, connection_share, default_share};
 use super::value::{show_duration, show_prefix, show_rate, show_size};
-use super::{Attack, Config, Cookie, Log, Metrics, Plane, State};
+use super::{Admin, Attack, Config, Cookie, Log, Metrics, Plane, State};
 use crate::engine::policy::{DEFAULT_EARLY_DATA, Limits, PortSet, Prefix, ServerOptions, Service};
 
 /// The text for `show-config`.
@@ -47,6 +47,10 @@ pub(super) fn render(config: &Config) -> String {
     page.table("[metrics]");
     page.value("listen", &config.metrics.listen, &Metrics::default().listen, |listen| {
         quoted(listen.map_or(OFF.into(), |address| address.to_string()))
+    });
+    page.table("[admin]");
+    page.value("socket", &config.admin.socket, &Admin::default().socket, |socket| {
+        quoted(socket.as_ref().map_or(OFF.into(), |path| path.display().to_string()))
     });
     page.table("[log]");
     page.value("level", &config.log.level, &Log::default().level, |level| quoted(level.label()));

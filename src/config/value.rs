@@ -194,7 +194,8 @@ fn out_of_range(value: impl Display, first: impl Display, last: impl Display) ->
     format!("{value} is out of range, {first} to {last}")
 }
 
-fn parse_duration(text: &str) -> Option<Duration> {
+/// A duration such as `250ms`, `32s` or `2h4m`.
+pub(super) fn parse_duration(text: &str) -> Option<Duration> {
     let (mut rest, mut total) = (text, 0u64);
     let mut units = DURATION_UNITS.iter();
     while !rest.is_empty() {
@@ -219,7 +220,8 @@ fn parse_size(text: &str) -> Option<u64> {
     number.parse::<u64>().ok()?.checked_mul(1u64.checked_shl(shift)?)
 }
 
-fn parse_prefix(text: &str) -> Result<Prefix, String> {
+/// An address or prefix without host bits, of addresses that cross a bridge.
+pub(super) fn parse_prefix(text: &str) -> Result<Prefix, String> {
     let (address, len) = match text.split_once('/') {
         Some((address, len)) => (address, Some(len)),
         None => (text, None),

@@ -3,10 +3,10 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// What an event turned out to be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// SYNs from very many sources, nearly none of which completes a handshake: the addresses are forged.
@@ -40,7 +40,7 @@ impl Kind {
 }
 
 /// One event, from its begin on; `ended` when it is over.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub struct Attack {
     /// Unique among all events of this host: the second of its start and a running number, such as `1790000000-1`.
     pub id: String,
@@ -75,7 +75,7 @@ pub struct Attack {
 }
 
 /// What was counted during an event.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Totals {
     /// SYNs received.
     pub syns: u64,
@@ -88,7 +88,7 @@ pub struct Totals {
 }
 
 /// A source prefix (IPv4 /24, IPv6 /64) and its part.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub struct HeavyPrefix {
     /// Such as `198.18.3.0/24`.
     pub prefix: String,
@@ -97,7 +97,7 @@ pub struct HeavyPrefix {
 }
 
 /// A port of the service and its part.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub struct HeavyPort {
     /// The port.
     pub port: u16,
@@ -106,7 +106,7 @@ pub struct HeavyPort {
 }
 
 /// What the detector knows of a service at the moment, attack or none.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 pub struct Traffic {
     /// The service's name.
     pub service: String,

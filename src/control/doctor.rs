@@ -6,7 +6,7 @@
 use std::fmt;
 use std::io;
 
-use super::{hook, http, key, link, privileges, state};
+use super::{hook, http, key, link, privileges, socket, state};
 use crate::config::Config;
 use crate::engine::Side;
 use link::Link;
@@ -93,6 +93,7 @@ pub fn examine(config: &Config) -> Report {
     let mut report = before_start(config);
     check_kernel(&mut report);
     check_metrics(&mut report, config);
+    check_admin(&mut report, config);
     check_key(&mut report, config);
     check_state(&mut report, config);
     check_hook(&mut report, config);
@@ -238,6 +239,14 @@ fn check_metrics(report: &mut Report, config: &Config) {
     match http::bind(address) {
         Ok(_) => report.ok(format!("metrics: {address} is free")),
         Err(error) => report.fix(format!("metrics: {error}")),
+    }
+}
+
+fn check_admin(report: &mut Report, config: &Config) {
+    let Some(path) = &config.admin.socket else { return report.ok("admin: off") };
+    match socket::examine(path) {
+        Ok(()) => report.ok(format!("admin: {} is free", path.display())),
+        Err(error) => report.fix(format!("admin: {error}")),
     }
 }
 

@@ -1,29 +1,23 @@
 //! `/metrics`, `/healthz`, `/readyz`, and the live page (`page`).
 //!
-//! One request a connection and little time for it; when there are too many connections the oldest goes, so that idle
-//! ones cannot keep a scrape out. No request body is read.
+//! No request body is read.
 
-use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderName, StatusCode};
 use axum::routing::get;
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use thiserror::Error;
 use tokio::net::TcpStream;
-use tokio::task::{AbortHandle, JoinHandle};
+use tokio::task::JoinHandle;
 
 use super::live::Live;
-use super::page;
+use super::{page, server};
 
 /// Why the address cannot be listened on.
 #[derive(Debug, Error)]
@@ -103,41 +97,22 @@ impl Readiness {
 pub fn serve(listener: TcpListener, answers: Answers) -> io::Result<JoinHandle<Infallible>> {
     listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    Ok(tokio::spawn(accept(listener, router(answers))))
+    Ok(tokio::spawn(server::accept("metrics", Tcp { listener, router: router(answers) })))
 }
 
-async fn accept(listener: tokio::net::TcpListener, router: Router) -> Infallible {
-    let mut open: VecDeque<AbortHandle> = VecDeque::new();
-    loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                // Out of descriptors, most likely (EMFILE): trying again at once would only spin.
-                tracing::debug!(%error, "metrics: a connection was not accepted");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
-        open.retain(|connection| !connection.is_finished());
-        if open.len() >= MAX_CONNECTIONS
-            && let Some(oldest) = open.pop_front()
-        {
-            oldest.abort();
-        }
-        open.push_back(tokio::spawn(connection(stream, router.clone())).abort_handle());
+/// A TCP listener whose connections all get the same answers.
+struct Tcp {
+    listener: tokio::net::TcpListener,
+    router: Router,
+}
+
+impl server::Listener for Tcp {
+    type Stream = TcpStream;
+
+    async fn next(&self) -> io::Result<(TcpStream, Router)> {
+        let (stream, _) = self.listener.accept().await?;
+        Ok((stream, self.router.clone()))
     }
-}
-
-async fn connection(stream: TcpStream, router: Router) {
-    let service = TowerToHyperService::new(router);
-    let serving = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
-        .keep_alive(false)
-        .max_buf_size(MAX_REQUEST_OCTETS)
-        .serve_connection(TokioIo::new(stream), service);
-    // What a peer does wrong is its own affair.
-    let _ = tokio::time::timeout(CONNECTION_TIMEOUT, serving).await;
 }
 
 fn router(answers: Answers) -> Router {
@@ -170,18 +145,3 @@ async fn readyz(State(answers): State<Arc<Answers>>) -> Answer {
     let status = if readiness.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, [(CONTENT_TYPE, "application/json")], readiness.json())
 }
-
-/// The most connections at a time; bounds memory and descriptors.
-const MAX_CONNECTIONS: usize = 256;
-
-/// The longest time for a request's head; bounds what a slow or silent peer holds.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// The longest time for a whole connection; bounds what a peer holds that does not read its answer.
-const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// The longest request; hyper takes no less.
-const MAX_REQUEST_OCTETS: usize = 8192;
-
-/// How long to leave the listener alone after a failure.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

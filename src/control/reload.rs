@@ -1,13 +1,11 @@
-//! A new policy while frames flow: all of the new file takes effect, or nothing does.
+//! A new configuration for a running process: all of the new file takes effect, or nothing does.
 
 use std::path::Path;
 
 use thiserror::Error;
 
 use crate::config::{Config, ConfigError};
-use crate::engine::Shared;
-use crate::engine::policy::{Policy, PolicyError, Service};
-use crate::time::Instant;
+use crate::engine::policy::PolicyError;
 
 /// Why nothing changed.
 #[derive(Debug, Error)]
@@ -26,36 +24,15 @@ pub enum ReloadError {
     Policy(#[from] PolicyError),
 }
 
-/// Reads the file at `path` and puts its services and limits in force; `running` is what synwall was started with. If
-/// `grace` says what time it is, what comes under protection only now has a start-up grace.
+/// Reads the file at `path`, which may differ from `running` in what can change in a running process. Puts nothing in
+/// force (`in_force` does).
 ///
 /// # Errors
-/// Then everything is as it was.
-pub fn reload(
-    path: &Path,
-    running: &Config,
-    shared: &Shared,
-    grace: Option<Instant>,
-) -> Result<Config, ReloadError> {
+/// The file is wrong, or changes what is fixed at the start.
+pub fn load(path: &Path, running: &Config) -> Result<Config, ReloadError> {
     let new = Config::load(path)?;
     let tables = fixed(running, &new);
-    if !tables.is_empty() {
-        return Err(ReloadError::NeedsRestart { tables });
-    }
-    let before = shared.policy();
-    shared.set_policy(new.policy_after(&before)?);
-    if let Some(now) = grace {
-        shared.grant_grace(now, |service| !was_protected(&before, service));
-    }
-    Ok(new)
-}
-
-/// Whether every connection to the service has gone through synwall's hands: its clients were challenged already.
-fn was_protected(before: &Policy, service: &Service) -> bool {
-    before.services().iter().any(|old| {
-        let is_same = old.name == service.name && old.prefix == service.prefix && old.ports == service.ports;
-        is_same && old.mode.protects()
-    })
+    if tables.is_empty() { Ok(new) } else { Err(ReloadError::NeedsRestart { tables }) }
 }
 
 /// The tables that differ and cannot change in a running process.
@@ -66,6 +43,7 @@ fn fixed(running: &Config, new: &Config) -> Vec<&'static str> {
         ("[state]", running.state == new.state),
         ("[attack]", running.attack == new.attack),
         ("[metrics]", running.metrics == new.metrics),
+        ("[admin]", running.admin == new.admin),
         ("[log]", running.log == new.log),
         ("[plane]", running.plane == new.plane),
     ]

@@ -19,6 +19,7 @@ mod flow;
 mod grace;
 mod half_open;
 mod icmp;
+pub mod list;
 mod listen;
 mod mtu;
 pub mod policy;

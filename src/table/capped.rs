@@ -125,7 +125,16 @@ impl<V: Grouped> CappedMap<V> {
     /// this map. Takes time in proportion to the entries, so never on the packet path; whoever needs an entry of the shard
     /// under way waits until that shard, one of 256, is done.
     pub fn for_each(&self, mut f: impl FnMut(&FlowKey, &V)) {
-        self.map.iter().for_each(|entry| f(entry.key(), entry.value()));
+        self.for_each_while(|key, value| {
+            f(key, value);
+            true
+        });
+    }
+
+    /// The same until `f` says no.
+    pub fn for_each_while(&self, mut f: impl FnMut(&FlowKey, &V) -> bool) {
+        // Whether one is the last: the iterator gives up its shard's lock either way.
+        let _ = self.map.iter().any(|entry| !f(entry.key(), entry.value()));
     }
 
     /// Calls `f` with the entry under `key`; `None` if there is none. `f` must not touch this map.

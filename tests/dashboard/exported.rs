@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use synwall::config::Config;
-use synwall::control::attacks::{Kind, Traffic};
+use synwall::control::attacks::{HookRun, Kind, Traffic};
 use synwall::control::rotate::Rotation;
 use synwall::control::state::Checkpoint;
 use synwall::cookie::MasterKey;
@@ -94,5 +94,6 @@ fn sample() -> Sample {
         key: (Duration::ZERO, Duration::from_secs(32)),
         attacks: vec![("web".to_owned(), Kind::SpoofedSyn, 0)],
         traffic: vec![Traffic { service: "web".to_owned(), ..Traffic::default() }],
+        hook_runs: HookRun::ALL.map(|run| (run, 0)),
     }
 }

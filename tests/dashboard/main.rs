@@ -216,6 +216,7 @@ const NOT_SHOWN: &[&str] = &[
     "synwall_flows_restored_total",
     "synwall_grace_flows_total",
     "synwall_grace_packets_total",
+    "synwall_hook_runs_total",
     "synwall_icmp_noted_total",
     "synwall_icmp_translated_total",
     "synwall_key_epoch",

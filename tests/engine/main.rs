@@ -20,6 +20,7 @@ mod frames;
 mod handshake;
 mod icmp;
 mod limits;
+mod list;
 mod modes;
 mod mtu;
 mod nonsense;

@@ -44,7 +44,7 @@ impl Lab {
 
     /// Starts synwall in the box and waits until it is ready.
     pub(crate) fn start(&mut self, config: &str) {
-        let file = self.write("synwall.toml", config);
+        let file = self.write("synwall.toml", &self.with_socket(config));
         let log = File::create(self.state().join("synwall.log")).unwrap();
         let program = self
             .command("box", env!("CARGO_BIN_EXE_synwall"))
@@ -58,6 +58,16 @@ impl Lab {
         self.program = Some(program);
         let ready = eventually(Duration::from_secs(10), || self.curl("readyz").status.success());
         assert!(ready, "synwall is not ready after 10 s:\n{}", self.log());
+    }
+
+    /// A configuration with an admin socket of the laboratory's own: the file system is not a namespace's.
+    pub(crate) fn with_socket(&self, config: &str) -> String {
+        let socket = self.state().join("admin.sock");
+        if config.contains("[admin]") {
+            config.to_owned()
+        } else {
+            format!("{config}\n[admin]\nsocket = {socket:?}\n")
+        }
     }
 
     /// Stops synwall as an operator does and asserts that it went well.
@@ -82,7 +92,7 @@ impl Lab {
 
     /// Runs synwall in the box to its end: (exit status, what it said).
     pub(crate) fn run_to_end(&self, prefix: &[&str], config: &str) -> (Option<i32>, String) {
-        let file = self.write("bad.toml", config);
+        let file = self.write("bad.toml", &self.with_socket(config));
         let program = env!("CARGO_BIN_EXE_synwall");
         let words = [&["timeout", "10"], prefix, &[program, "run", "--config"]].concat();
         let output = self.command("box", words[0]).args(&words[1..]).arg(file).output().unwrap();

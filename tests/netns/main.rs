@@ -20,10 +20,12 @@ mod prometheus;
 mod promql;
 #[path = "../dashboard/queries.rs"]
 mod queries;
+mod screen;
 mod segments;
 mod sources;
 mod traffic;
 
+mod admin;
 mod bad_input;
 mod bridge;
 mod connections;
