@@ -14,7 +14,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use synwall::config::{Config, parse_prefix};
 use synwall::control::admin::{self, Admin};
-use synwall::control::attacks::{Board, Traffic};
+use synwall::control::attacks::{Board, HookRun, Traffic};
 use synwall::control::in_force::InForce;
 use synwall::control::rotate::Rotation;
 use synwall::control::socket::{Socket, SocketError};
@@ -98,6 +98,7 @@ impl Appliance {
                 key: (Duration::ZERO, Duration::from_secs(32)),
                 attacks: Vec::new(),
                 traffic: vec![Traffic { service: "web".into(), syn_rate: 7.0, ..Traffic::default() }],
+                hook_runs: HookRun::ALL.map(|run| (run, 0)),
             };
             change(&mut sample);
             sample

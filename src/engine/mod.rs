@@ -411,6 +411,8 @@ impl<'a> Step<'a> {
             // answers the stray SYN-ACK with an ACK that is translated like any other.
             Stance::Challenge if !self.is_servers_own(arrival) => return self.answer_syn(arrival, frame),
             Stance::Challenge => {}
+            // What is late of the connection before needs its translation.
+            Stance::Admit if self.is_translated(arrival) => return self.answer_syn(arrival, frame),
             Stance::Admit => match self.may_enter(arrival, frame) {
                 Ok(()) => self.forget_old_flow(arrival),
                 Err(reason) => return Verdict::Drop(reason),
@@ -489,6 +491,12 @@ impl<'a> Step<'a> {
         // The count answers for nearly every SYN of a flood, without a look-up.
         self.shared.flows.group_len(Flow::group_of(FlowState::Established, true)) != 0
             && self.shared.flows.with(&arrival.key, is_live_direct) == Some(true)
+    }
+
+    /// Whether there is a translated connection on the tuple, be it over or about to begin.
+    fn is_translated(&self, arrival: &Arrival<'_>) -> bool {
+        self.shared.flows.with(&arrival.key, |flow| !flow.is_direct) == Some(true)
+            || self.shared.half_open.with(&arrival.key, |entry| entry.is_backend()) == Some(true)
     }
 
     /// A SYN that is let through opens a new connection: a flow that is over must not translate it.

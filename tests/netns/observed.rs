@@ -245,7 +245,7 @@ const EMPTY: &[(&str, &str, &str)] = &[(
 )];
 
 /// Whether this synwall has the detector: until then nothing is said of attacks.
-const IS_DETECTED: bool = false;
+const IS_DETECTED: bool = true;
 
 /// What the detector says.
 const DETECTED: &[&str] = &[
