@@ -159,15 +159,15 @@ fn handle(
         return Outcome::SynAckAgain(acknowledgement);
     }
     let mut standing = flow.judge(side, arrival, ack);
+    if may_reopen && looks_like_new(flow, side, arrival, standing) {
+        return Outcome::MayReopen { is_over: flow.state.is_over(), next: flow.client.next };
+    }
     if flow.is_direct {
         // What a direct flow carries is never judged, only watched.
         if standing == Standing::OutOfWindow {
             standing = Standing::Acceptable;
         }
     } else {
-        if may_reopen && looks_like_new(flow, side, arrival, standing) {
-            return Outcome::MayReopen { is_over: flow.state.is_over(), next: flow.client.next };
-        }
         if standing == Standing::OutOfWindow && flow.resuming.is_under_way(now) {
             standing = flow.resynchronize(side, arrival, ack);
         }

@@ -158,6 +158,39 @@ fn connections_go_on_as_they_began_when_challenging_begins_and_ends() {
     ]);
 }
 
+/// Rows 31, 73 and 78: the next connection on a tuple whose direct connection is over is challenged, and the old entry does not
+/// swallow its cookie; and one whose translated connection is over is challenged although all is quiet, for what is late of
+/// that needs its translation.
+#[test]
+fn a_tuple_is_used_again_under_the_other_rule() {
+    let mut lab = lab();
+    lab.client(linux_syn());
+    lab.server(lab.server_syn_ack());
+    lab.client(seg(ACK, c(1)).ack(s(1)));
+    lab.client(seg(FIN, c(1)).ack(s(1)));
+    lab.server(seg(FIN, s(1)).ack(c(2)));
+    lab.client(seg(ACK, c(2)).ack(s(2)));
+    press(&mut lab);
+    let next = Seg { seq: c(70_000), ..linux_syn() };
+    let cookie = lab.syn_with(next);
+    lab.skip();
+    let ack = seg(ACK, c(70_001)).ack(cookie.iss.wrapping_add(1)).ts(2001, cookie.tsval);
+    assert_eq!(lab.client(ack), Verdict::Consume);
+    let moved = lab.moved();
+    assert_eq!((moved.get("cookie_valid"), moved.get("backend_syn")), (Some(&1), Some(&1)));
+
+    let mut lab = lab_with(|service| service.mode = Mode::Always);
+    let cookie = lab.established();
+    let next = cookie.iss.wrapping_add(1);
+    lab.client(seg(FIN, c(1)).ack(next).ts(1002, cookie.tsval));
+    lab.server(seg(FIN, s(1)).ack(c(2)).ts(9001, 1002));
+    lab.client(seg(ACK, c(2)).ack(next.wrapping_add(1)).ts(1003, cookie.tsval.wrapping_add(1)));
+    lab.set_policy(|service, _| service.mode = Mode::Adaptive);
+    assert!(!is_challenging(&lab));
+    assert_eq!(lab.client(Seg { seq: c(70_000), ..linux_syn() }), Verdict::Consume);
+    assert_eq!(lab.client(linux_syn().port(9)), Verdict::Forward, "another tuple");
+}
+
 /// The first defence: the server is told to forget what its client does not complete.
 #[test]
 fn the_servers_slot_is_freed_after_the_syn_timeout() {
