@@ -340,6 +340,11 @@ const SERVICE_COUNTERS: &[ServiceCounter] = &[
     ("synwall_syn_received_total", "SYNs from clients.", |v| v.syn_received),
     ("synwall_synack_sent_total", "SYN-ACKs with a cookie, sent to clients.", |v| v.synack_sent),
     ("synwall_cookie_valid_total", "Cookies that came back and were accepted.", |v| v.cookie_valid),
+    (
+        "synwall_direct_completed_total",
+        "Handshakes that clients completed of connections let through as they are.",
+        |v| v.direct_completed,
+    ),
     ("synwall_backend_syn_total", "First SYNs of connections, sent to the server.", |v| v.backend_syn),
     (
         "synwall_backend_syn_retransmitted_total",

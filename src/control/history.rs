@@ -283,8 +283,8 @@ impl Counts {
         Counts {
             syns: counters.syn_received,
             cookies: counters.synack_sent,
-            validated: counters.cookie_valid.wrapping_add(counters.flows_direct),
-            connected: counters.backend_established.wrapping_add(counters.flows_direct),
+            validated: counters.cookie_valid.wrapping_add(counters.direct_completed),
+            connected: counters.backend_established.wrapping_add(counters.direct_completed),
             challenge_started: counters.challenge_started,
             dropped: service.values.dropped,
         }
@@ -420,7 +420,7 @@ mod tests {
         feed.count(0).counters.syn_received += 1000;
         feed.count(0).counters.synack_sent += 900;
         feed.count(0).counters.cookie_valid += 10;
-        feed.count(0).counters.flows_direct += 2;
+        feed.count(0).counters.direct_completed += 2;
         feed.count(0).counters.backend_established += 9;
         feed.count(1).counters.syn_received += 1;
         feed.snapshot.services[0].half_open = 7;

@@ -33,7 +33,7 @@ pub(super) struct Direct {
     /// The server's SYN-ACK has passed.
     is_answered: bool,
     /// The server was told to forget it. What the client does now opens it anew.
-    is_freed: bool,
+    pub(super) is_freed: bool,
 }
 
 /// What a timeout leads to.
@@ -247,7 +247,7 @@ impl Step<'_> {
             armed_for: Instant::ZERO,
             phase: Phase::Direct(Direct::new(arrival, frame)),
         };
-        self.shared.half_open.admit(arrival.key, entry, self.half_open_caps(arrival.service))?;
+        self.shared.half_open.admit(arrival.key, entry, self.half_open_caps(arrival))?;
         self.arm_half_open(arrival.key, deadline);
         Ok(())
     }
@@ -278,6 +278,7 @@ impl Step<'_> {
         }
         if self.shared.half_open.remove_if(&arrival.key, HalfOpen::is_direct).is_some() {
             self.admit_direct(Side::Client, arrival, frame);
+            self.counters(arrival.id).direct_completed.add(1);
             self.sight(Sighted::Completed, arrival, frame);
             self.remember_source(arrival);
         }

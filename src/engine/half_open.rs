@@ -1,8 +1,9 @@
 //! A connection of which only one end is known to be there.
 
+use super::Shared;
 use super::backend::Backend;
 use super::direct::Direct;
-use super::policy::ServiceId;
+use super::policy::{MAX_SERVICES, ServiceId};
 use crate::table::capped::Grouped;
 use crate::time::Instant;
 use crate::wire::seq::SeqNumber;
@@ -47,7 +48,28 @@ impl HalfOpen {
 }
 
 impl Grouped for HalfOpen {
+    /// By service, and those that are held in the server's place apart: they are no burden on the server.
     fn group(&self) -> usize {
-        self.service.index()
+        match &self.phase {
+            Phase::Direct(direct) if direct.is_freed => HELD.saturating_add(self.service.index()),
+            Phase::Direct(_) | Phase::Backend(_) => self.service.index(),
+        }
     }
 }
+
+impl Shared {
+    /// Half-open entries of a service that hold a slot at its server, or are about to.
+    pub(super) fn slots_taken(&self, id: ServiceId) -> usize {
+        self.half_open.group_len(id.index())
+    }
+
+    /// Half-open entries of a service that are held in the server's place.
+    pub(super) fn held(&self, id: ServiceId) -> usize {
+        self.half_open.group_len(HELD.saturating_add(id.index()))
+    }
+}
+
+/// The first group of those that are held.
+const HELD: usize = MAX_SERVICES + 1;
+/// Groups of the table.
+pub(super) const GROUPS: usize = 2 * HELD;

@@ -100,7 +100,7 @@ impl Shared {
             policy: ArcSwap::from_pointee(policy),
             keys: ArcSwapOption::empty(),
             services: (0..=MAX_SERVICES).map(|_| ServiceState::default()).collect(),
-            half_open: CappedMap::new(hasher.clone(), MAX_SERVICES),
+            half_open: CappedMap::new(hasher.clone(), half_open::GROUPS),
             flows: CappedMap::new(hasher.clone(), Flow::GROUPS),
             early_data: Arc::new(EarlyDataPool::new()),
             refused: RecentSet::new(hasher.clone(), REFUSED_LOG2),
@@ -178,7 +178,7 @@ impl Shared {
                 name: service.name.clone(),
                 mode: service.mode,
                 values,
-                half_open: self.half_open.group_len(id.index()) as u64,
+                half_open: self.slots_taken(id).saturating_add(self.held(id)) as u64,
                 max_half_open: u64::from(service.max_half_open),
                 cookies_in_flight: state.pressure.cookies_in_flight(),
                 is_challenging: match service.mode {

@@ -173,7 +173,7 @@ impl Engine {
                 state.pressure.forget();
                 continue;
             }
-            let change = state.pressure.review(now, service, self.shared.half_open.group_len(id.index()));
+            let change = state.pressure.review(now, service, self.shared.slots_taken(id));
             let Some(stats) = self.shared.stats.first() else { continue };
             let counters = &stats.service(Some(id)).counters;
             match change.filter(|_| service.mode == Mode::Adaptive) {
@@ -192,7 +192,7 @@ impl Step<'_> {
             return;
         }
         let pressure = &self.shared.service(arrival.id).pressure;
-        let half_open = self.shared.half_open.group_len(arrival.id.index());
+        let half_open = self.shared.slots_taken(arrival.id);
         if pressure.note_syn(self.now, arrival.service, half_open) {
             self.count_challenge_start(arrival);
         }

@@ -56,13 +56,14 @@ impl Sightings {
 impl Step<'_> {
     /// Shows the detector a segment, or one of so many.
     pub(super) fn sight(&self, what: Sighted, arrival: &Arrival<'_>, frame: &[u8]) {
-        let log2 = self.shared.sightings.log2.load(Ordering::Relaxed);
-        let counters = self.counters(arrival.id);
-        let count = match what {
-            Sighted::Syn => counters.syn_received.value(),
-            Sighted::Completed => counters.cookie_valid.value().wrapping_add(counters.flows_direct.value()),
+        let log2 = match what {
+            Sighted::Syn => self.shared.sightings.log2.load(Ordering::Relaxed),
+            // So rare that each counts.
+            Sighted::Completed => 0,
         };
-        if count & (1u64 << log2).wrapping_sub(1) != 0 {
+        // Sources that take turns must not fall into step with the sample: multiples of the golden ratio never do.
+        let spread = self.counters(arrival.id).syn_received.value().wrapping_mul(GOLDEN_RATIO);
+        if log2 != 0 && spread >> 64u32.saturating_sub(u32::from(log2)) != 0 {
             return;
         }
         // Lost if nobody takes them out: the detector asks for fewer.
@@ -89,6 +90,9 @@ impl Shared {
         self.sightings.log2.store(log2.min(16), Ordering::Relaxed);
     }
 }
+
+/// 2^64 / φ.
+const GOLDEN_RATIO: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// Some milliseconds of the heaviest flood at one in one, seconds at the rate that the detector asks for.
 pub const CAPACITY: usize = 1 << 14;

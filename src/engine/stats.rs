@@ -108,6 +108,8 @@ counters! {
         flows_proxied,
         /// Flows admitted, let through as they are.
         flows_direct,
+        /// Handshakes that clients completed of connections let through as they are.
+        direct_completed,
         /// Flows that ended by FIN or RST.
         flows_closed,
         /// Flows that ended by idle timeout.

@@ -5,7 +5,7 @@ use super::Step;
 use super::backend::{Answer, Backend, Completion, FIRST_TIMEOUT, FromClient, Handshake, Timeout};
 use super::classify::Arrival;
 use super::half_open::{HalfOpen, Phase};
-use super::policy::{Service, ServiceId};
+use super::policy::ServiceId;
 use super::reply;
 use super::service::mss_of_mtu;
 use super::verdict::{DropReason, Side, Verdict};
@@ -54,7 +54,7 @@ impl Step<'_> {
             armed_for: Instant::ZERO,
             phase: Phase::Backend(Backend::new(handshake, early, fin)),
         };
-        match self.shared.half_open.admit(arrival.key, entry, self.half_open_caps(arrival.service)) {
+        match self.shared.half_open.admit(arrival.key, entry, self.half_open_caps(arrival)) {
             Ok(()) => {}
             Err(Refused::Full) => return Verdict::Drop(DropReason::HalfOpenFull),
             Err(Refused::ShareFull) => return Verdict::Drop(DropReason::SourceShareFull),
@@ -236,11 +236,11 @@ impl Step<'_> {
     }
 
     /// How many half-open entries there may be, of `service` and in all.
-    pub(super) fn half_open_caps(&self, service: &Service) -> Caps {
+    pub(super) fn half_open_caps(&self, arrival: &Arrival<'_>) -> Caps {
         let limits = &self.policy.limits;
         Caps {
             all: limits.max_half_open as usize,
-            group: service.max_half_open as usize,
+            group: (arrival.service.max_half_open as usize).saturating_sub(self.shared.held(arrival.id)),
             share: limits.max_half_open_per_source as usize,
         }
     }

@@ -135,6 +135,6 @@ impl Step<'_> {
 /// After how long the server is told to forget a half-open connection of the service, if it is to be told.
 fn slot_timeout(policy: &Policy, shared: &Shared, id: ServiceId) -> Option<Duration> {
     let service = policy.service(id).filter(|service| service.mode.protects())?;
-    let half_open = shared.half_open.group_len(id.index());
+    let half_open = shared.slots_taken(id).saturating_add(shared.held(id));
     Some(direct::syn_timeout(service, half_open, shared.service(id).pressure.is_on()))
 }

@@ -212,6 +212,7 @@ const NOT_SHOWN: &[&str] = &[
     "synwall_backend_options",
     "synwall_checkpoint_bytes",
     "synwall_checkpoint_duration_seconds",
+    "synwall_direct_completed_total",
     "synwall_early_data_replayed_bytes_total",
     "synwall_flows_restored_total",
     "synwall_grace_flows_total",

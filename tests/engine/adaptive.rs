@@ -56,6 +56,7 @@ fn quiet_connections_are_direct_and_tracked() {
     assert_eq!(lab.client(seg(ACK, c(1)).ack(s(1))), Verdict::Forward);
     lab.expect_counters(&[
         ("flows_direct", 1),
+        ("direct_completed", 1),
         ("half_open", -1),
         ("flows.syn_sent", -1),
         ("flows.established", 1),
@@ -76,6 +77,7 @@ fn the_first_data_may_overtake_the_ack_of_a_direct_handshake() {
     assert_eq!(lab.client(seg(ACK, c(1)).ack(s(1)).data(b"first")), Verdict::Forward);
     lab.expect_counters(&[
         ("flows_direct", 1),
+        ("direct_completed", 1),
         ("half_open", -1),
         ("flows.syn_sent", -1),
         ("flows.established", 1),
@@ -286,6 +288,27 @@ fn a_repeated_syn_of_a_connection_that_is_held_gets_the_server_s_answer_again() 
     assert_eq!(lab.client(seg(ACK, c(1)).ack(s(1)).ts(1007, 9000)), Verdict::Consume);
     let moved = lab.moved();
     assert_eq!((moved.get("half_open_revived"), moved.get("backend_syn")), (Some(&1), Some(&1)));
+}
+
+/// What is held here is no burden on the server, and no reason to challenge.
+#[test]
+fn held_connections_are_no_pressure() {
+    let mut lab = lab();
+    for number in 1..=10 {
+        lab.client(other(number));
+        lab.server(plain_answer().port(number).of_client([number as u8, 9]));
+    }
+    assert_eq!(lab.client(other(11)), Verdict::Consume);
+    lab.advance(Duration::from_secs(10));
+    let before = lab.snapshot().services.remove(0);
+    assert_eq!((before.half_open, before.is_challenging), (10, true));
+    lab.advance(Duration::from_secs(50));
+    let after = lab.snapshot().services.remove(0);
+    assert_eq!((after.half_open, after.is_challenging), (10, false));
+    // They count against the room that the service has all the same.
+    lab.set_policy(|service, _| service.max_half_open = 11);
+    assert_eq!(lab.client(other(20)), Verdict::Forward);
+    assert_eq!(lab.client(other(21)), Verdict::Consume);
 }
 
 /// The RST was lost: the server repeats its SYN-ACK and is told again.

@@ -175,6 +175,7 @@ fn a_denied_source_is_not_heard_and_an_allowed_one_goes_straight_to_the_server()
         ("syn_received", 1),
         ("syn_allowed", 1),
         ("flows_direct", 1),
+        ("direct_completed", 1),
         ("flows.established", 1),
     ]);
     // Everybody else is challenged.

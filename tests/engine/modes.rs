@@ -52,6 +52,7 @@ fn monitor_lets_everything_cross_and_follows_it() {
     assert_crosses_unchanged(&mut lab, &story[2..3]);
     lab.expect_counters(&[
         ("flows_direct", 1),
+        ("direct_completed", 1),
         ("half_open", -1),
         ("flows.syn_sent", -1),
         ("flows.established", 1),
@@ -158,6 +159,7 @@ fn a_handshake_that_began_as_direct_completes_when_the_mode_becomes_always() {
         assert_crosses_unchanged(&mut lab, &story[seen..]);
         lab.expect_counters(&[
             ("flows_direct", 1),
+            ("direct_completed", 1),
             ("flows_closed", 1),
             ("half_open", -1),
             ("flows.syn_sent", -1),

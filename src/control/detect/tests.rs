@@ -457,14 +457,13 @@ fn totals_are_what_was_counted_since_the_review_before() {
         story.forged(100);
         let values = &mut story.web().values;
         values.counters.synack_sent += 90;
-        values.counters.flows_direct += 3;
-        values.counters.grace_flows += 1;
+        values.counters.direct_completed += 3;
         values.counters.half_open_revived += 2;
         values.dropped[0] += 4;
         values.dropped[2] += 3;
     });
     let totals = story.end().totals;
-    assert_eq!((totals.syns, totals.cookies_sent, totals.completed, totals.dropped), (800, 720, 32, 56));
+    assert_eq!((totals.syns, totals.cookies_sent, totals.completed, totals.dropped), (800, 720, 40, 56));
 }
 
 #[test]

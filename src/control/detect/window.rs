@@ -23,14 +23,12 @@ impl Reading {
     /// connections, has completed it all the same.
     pub(super) fn of(service: &ServiceSnapshot, at: Duration) -> Reading {
         let counters = &service.values.counters;
-        // Flows that the grace took up had their handshake before synwall was there.
-        let direct = counters.flows_direct.saturating_sub(counters.grace_flows);
         let totals = Totals {
             syns: counters.syn_received,
             cookies_sent: counters.synack_sent,
             completed: counters
                 .cookie_valid
-                .saturating_add(direct)
+                .saturating_add(counters.direct_completed)
                 .saturating_add(counters.half_open_revived),
             dropped: service.values.dropped.iter().fold(0, |sum, count| sum.saturating_add(*count)),
         };
