@@ -30,8 +30,13 @@ use crate::wire::tcp_options::{MAX_WINDOW_SCALE, SynOptions};
 pub(super) struct Direct {
     /// What would open it anew: the client's SYN, and the server's answer in the place of the cookie.
     pub(super) handshake: Handshake,
+    /// SEG.SEQ + SEG.LEN of the client's SYN, which may carry data (RFC 7413).
+    syn_end: SeqNumber,
     /// The server's SYN-ACK has passed.
     is_answered: bool,
+    /// The ISS of a SYN-ACK before the last: a server that answers with cookies of its own chooses another for each SYN, and
+    /// the client acknowledges the one that it got first.
+    earlier_iss: Option<SeqNumber>,
     /// The server was told to forget it. What the client does now opens it anew.
     pub(super) is_freed: bool,
 }
@@ -66,11 +71,25 @@ impl Direct {
             window: arrival.window,
             told_wscale: 0,
         };
-        Direct { handshake, is_answered: false, is_freed: false }
+        Direct { handshake, syn_end: arrival.end, is_answered: false, earlier_iss: None, is_freed: false }
     }
 
-    /// Notes what the server's SYN-ACK tells the client.
+    /// Whether the server's SYN-ACK answers the client's SYN, and takes of its data (RFC 7413 §4.2.2).
+    fn is_answered_by(&self, arrival: &Arrival<'_>) -> bool {
+        let first = self.handshake.client_iss.add(1);
+        !arrival.ack.is_before(first) && !arrival.ack.is_after(self.syn_end)
+    }
+
+    /// Notes what the server's SYN-ACK tells the client. One that answers another SYN than the last (an old duplicate came
+    /// behind, or before) tells which one holds the slot.
     fn note_answer(&mut self, arrival: &Arrival<'_>, said: &ServerAnswer) {
+        if !self.is_answered_by(arrival) {
+            self.handshake.client_iss = arrival.ack.sub(1);
+            self.syn_end = arrival.ack;
+            self.earlier_iss = None;
+        } else if self.is_answered && self.handshake.cookie_iss != arrival.seq {
+            self.earlier_iss = Some(self.handshake.cookie_iss);
+        }
         let offer = &mut self.handshake.offer;
         offer.wscale = offer.wscale.filter(|_| said.options.wscale.is_some());
         offer.sack &= said.options.sack;
@@ -90,13 +109,12 @@ impl Direct {
         }
         // The first data may overtake the ACK; that it acknowledges the server's ISS shows that the client is there.
         let is_ahead = arrival.seq.distance_from(first) <= MAX_AHEAD;
-        let completes = self.is_answered
-            && arrival.flags.has(Flags::ACK)
-            && is_ahead
-            && arrival.ack == self.handshake.cookie_iss.add(1);
+        let server_iss = arrival.ack.sub(1);
+        let is_known = server_iss == self.handshake.cookie_iss || Some(server_iss) == self.earlier_iss;
+        let completes = self.is_answered && arrival.flags.has(Flags::ACK) && is_ahead && is_known;
         match self.is_freed {
             _ if !completes => None,
-            true => Some(Continuation::Revived(self.handshake)),
+            true => Some(Continuation::Revived(Handshake { cookie_iss: server_iss, ..self.handshake })),
             false => Some(Continuation::Completed),
         }
     }
@@ -176,6 +194,10 @@ impl Step<'_> {
             return Verdict::Drop(DropReason::FlowTableFull);
         }
         if let Some(held) = self.held(arrival) {
+            let state = self.shared.service(arrival.id);
+            if !state.synacks.take(self.now, arrival.service.budgets.synack) {
+                return Verdict::Drop(DropReason::SynRateExceeded);
+            }
             self.repeat_answer(arrival, frame, &held);
             return Verdict::Consume;
         }
@@ -216,8 +238,9 @@ impl Step<'_> {
             window: arrival.service.early_data,
             options: SynOptions {
                 mss: syn.mss.map(|_| server.mss.unwrap_or(limit).min(limit)),
-                wscale: held.offer.wscale.map(|_| held.told_wscale),
-                sack: held.offer.sack,
+                // Never longer than the SYN: what it does not offer, it is not told.
+                wscale: held.offer.wscale.and(syn.wscale).map(|_| held.told_wscale),
+                sack: held.offer.sack && syn.sack,
                 timestamps: syn
                     .timestamps
                     .filter(|_| held.offer.timestamps)
@@ -233,8 +256,11 @@ impl Step<'_> {
         if !self.has_room_for_timers() {
             return Err(Refused::Full);
         }
+        // The SYN that the server has answered holds the slot, until the server says otherwise.
         let is_another = |entry: &HalfOpen| match &entry.phase {
-            Phase::Direct(direct) => direct.is_freed || direct.handshake.client_iss != arrival.seq,
+            Phase::Direct(direct) => {
+                direct.is_freed || (!direct.is_answered && direct.handshake.client_iss != arrival.seq)
+            }
             Phase::Backend(_) => false,
         };
         self.shared.half_open.remove_if(&arrival.key, is_another);
@@ -262,6 +288,10 @@ impl Step<'_> {
             Continuation::Completed => self.complete_direct(arrival, frame),
             Continuation::Revived(handshake) => self.revive(arrival, frame, handshake),
             Continuation::Reset { is_exact, is_freed } => {
+                // The server would not look at it, and its slot would be forgotten here alone.
+                if let Err(reason) = verify(arrival, frame) {
+                    return Some(Verdict::Drop(reason));
+                }
                 if is_exact {
                     self.shared.half_open.remove_if(&arrival.key, HalfOpen::is_direct);
                 }
@@ -276,12 +306,23 @@ impl Step<'_> {
             // The server repeats its SYN-ACK, and the client its ACK.
             return Verdict::Drop(DropReason::SourceConnectionsExceeded);
         }
-        if self.shared.half_open.remove_if(&arrival.key, HalfOpen::is_direct).is_some() {
-            self.admit_direct(Side::Client, arrival, frame);
-            self.counters(arrival.id).direct_completed.add(1);
-            self.sight(Sighted::Completed, arrival, frame);
-            self.remember_source(arrival);
+        // The flow is there before the half-open entry goes: what another worker handles meanwhile finds one of the two.
+        let is_admitted = self.admit_direct(Side::Client, arrival, frame);
+        let Some(entry) = self.shared.half_open.remove_if(&arrival.key, HalfOpen::is_direct) else {
+            return Verdict::Forward;
+        };
+        if let Phase::Direct(direct) = entry.phase
+            && !is_admitted
+            && arrival.stance != Stance::Watch
+            && self.shared.flows.with(&arrival.key, |_| ()).is_none()
+        {
+            // Nothing more of it would pass: both ends are told at once.
+            self.reset_both(arrival, &direct.handshake);
+            return Verdict::Drop(DropReason::FlowTableFull);
         }
+        self.counters(arrival.id).direct_completed.add(1);
+        self.sight(Sighted::Completed, arrival, frame);
+        self.remember_source(arrival);
         Verdict::Forward
     }
 
@@ -293,46 +334,81 @@ impl Step<'_> {
         }
         let segment = Segment::new(frame, arrival.layout);
         let is_first = arrival.seq == handshake.client_iss.add(1);
-        let (client_tsval, cookie_ts) = segment.options().timestamps().unwrap_or_default();
-        let handshake = Handshake { client_tsval, cookie_ts, window: arrival.window, ..handshake };
-        if self.shared.half_open.remove_if(&arrival.key, HalfOpen::is_direct).is_none() {
+        let timestamps = segment.options().timestamps();
+        let (client_tsval, cookie_ts) = timestamps.unwrap_or_default();
+        // Its last SYN may have come without, and the server would refuse every segment that has none.
+        let offer =
+            Offer { timestamps: handshake.offer.timestamps && timestamps.is_some(), ..handshake.offer };
+        let handshake = Handshake { client_tsval, cookie_ts, offer, window: arrival.window, ..handshake };
+        // Beyond a budget the entry stays, and the client tries again.
+        if let Err(reason) = self.may_open_backend(arrival) {
+            return Verdict::Drop(reason);
+        }
+        let payload = if is_first { segment.payload() } else { &[] };
+        let backend = self.backend_entry(arrival, handshake, payload, is_first);
+        let deadline = backend.deadline;
+        let is_replaced = self.shared.half_open.with(&arrival.key, |entry| {
+            let is_held = matches!(&entry.phase, Phase::Direct(direct) if direct.is_freed);
+            if is_held {
+                *entry = backend;
+            }
+            is_held
+        });
+        if is_replaced != Some(true) {
             return Verdict::Drop(DropReason::EarlyDataExceeded);
         }
         self.counters(arrival.id).half_open_revived.add(1);
         self.sight(Sighted::Completed, arrival, frame);
-        let payload = if is_first { segment.payload() } else { &[] };
-        self.open_backend(arrival, handshake, payload, is_first)
+        self.start_backend(arrival, deadline, &handshake);
+        Verdict::Consume
     }
 
     /// Handles a server's segment of a connection that was let through and is half-open; `None` if it is none.
     pub(super) fn answer_direct(&mut self, arrival: &Arrival<'_>, frame: &[u8]) -> Option<Verdict> {
-        let is_answer = arrival.flags.has(Flags::SYN.with(Flags::ACK)) && arrival.flags.has(Flags::SYN);
+        let is_answer = arrival.flags.has(Flags::SYN) && arrival.flags.has(Flags::ACK);
         let said = ServerAnswer::of(arrival, frame);
-        let (offer, is_freed) =
+        let (offer, is_freed, takes_data) =
             self.shared.half_open.with(&arrival.key, |entry| match &mut entry.phase {
                 Phase::Direct(direct) => {
                     let offer = direct.handshake.offer;
-                    let is_its_own = arrival.ack == direct.handshake.client_iss.add(1);
-                    if is_answer && is_its_own && !direct.is_freed {
+                    let is_its_own = direct.is_answered_by(arrival);
+                    let takes_data =
+                        is_answer && is_its_own && arrival.ack != direct.handshake.client_iss.add(1);
+                    if is_answer && !direct.is_freed {
                         direct.note_answer(arrival, &said);
                     }
-                    Some(((is_answer && is_its_own).then_some(offer), direct.is_freed))
+                    Some(((is_answer && is_its_own).then_some(offer), direct.is_freed, takes_data))
                 }
                 Phase::Backend(_) => None,
             })??;
         if is_freed {
-            // The RST was lost, and the server repeats its SYN-ACK.
-            self.counters(arrival.id).reset_server.add(1);
-            self.send(Side::Server, &reply::reset_for_ack(arrival, Side::Server, frame));
+            // The RST was lost, and the server repeats its SYN-ACK. A RST is never answered (RFC 9293 §3.10.7.1).
+            if arrival.flags.has(Flags::ACK) && !arrival.flags.has(Flags::RST) {
+                self.counters(arrival.id).reset_server.add(1);
+                self.send(Side::Server, &reply::reset_for_ack(arrival, Side::Server, frame));
+            }
             return Some(Verdict::Consume);
         }
         if let Some(offer) = offer {
-            self.shared.service(arrival.id).learn(&offer, &said);
+            let state = self.shared.service(arrival.id);
+            state.learn(&offer, &said);
+            state.note_handshake(true);
         }
-        if arrival.flags.has(Flags::RST) {
+        if takes_data {
+            self.open_at_once(arrival, frame);
+        } else if arrival.flags.has(Flags::RST) {
             self.shared.half_open.remove_if(&arrival.key, HalfOpen::is_direct);
         }
         Some(Verdict::Forward)
+    }
+
+    /// The server takes the data of the client's SYN: it knows the client from before (RFC 7413 §4.1), and may answer without
+    /// waiting for its ACK.
+    fn open_at_once(&mut self, arrival: &Arrival<'_>, frame: &[u8]) {
+        if self.admit_direct(Side::Server, arrival, frame) {
+            self.shared.half_open.remove_if(&arrival.key, HalfOpen::is_direct);
+            self.counters(arrival.id).direct_completed.add(1);
+        }
     }
 
     /// Frees the slot that a half-open connection holds at the server.
@@ -356,7 +432,9 @@ impl Step<'_> {
         }
         let link = LinkHeader::of(frame, arrival.layout.network.offset);
         let link = if side == Side::Client { link } else { link.reversed() };
-        let mut flow = Flow::direct(arrival.id, arrival.seq.sub(1), link, self.now);
+        let is_answer = side == Side::Server && arrival.flags.has(Flags::ACK);
+        let client_next = if is_answer { arrival.ack } else { arrival.seq };
+        let mut flow = Flow::direct(arrival.id, client_next.sub(1), link, self.now);
         flow.note(side, arrival, arrival.ack, self.now);
         let deadline = flow.deadline(&self.policy.limits);
         let is_admitted = self.shared.flows.admit(arrival.key, flow, self.flow_caps()).is_ok();

@@ -3,7 +3,7 @@
 
 use super::Step;
 use super::backend::{Answer, Backend, Completion, FIRST_TIMEOUT, FromClient, Handshake, Timeout};
-use super::classify::Arrival;
+use super::classify::{Arrival, Stance};
 use super::half_open::{HalfOpen, Phase};
 use super::policy::ServiceId;
 use super::reply;
@@ -27,33 +27,11 @@ impl Step<'_> {
         payload: &[u8],
         is_whole: bool,
     ) -> Verdict {
-        let limits = &self.policy.limits;
-        let state = self.shared.service(arrival.id);
-        let in_use = self.shared.flows.len().saturating_add(self.shared.half_open.len());
-        if in_use >= limits.max_flows as usize {
-            return Verdict::Drop(DropReason::FlowTableFull);
+        if let Err(reason) = self.may_open_backend(arrival) {
+            return Verdict::Drop(reason);
         }
-        if !self.has_room_for_timers() {
-            return Verdict::Drop(DropReason::HalfOpenFull);
-        }
-        if !self.take_connection(arrival) {
-            return Verdict::Drop(DropReason::SourceConnectionsExceeded);
-        }
-        if !state.backend_syns.take(self.now, arrival.service.budgets.backend_syn) {
-            return Verdict::Drop(DropReason::BackendRateExceeded);
-        }
-        let mut early = EarlyData::new(self.shared.early_data.clone());
-        let bound = usize::from(arrival.service.early_data);
-        let has_kept_all = early.append(payload, bound, limits.early_data_total);
-        let fin = has_kept_all && is_whole && arrival.flags.has(Flags::FIN);
-        let deadline = self.now.after(FIRST_TIMEOUT);
-        let entry = HalfOpen {
-            service: arrival.id,
-            admitted: self.now,
-            deadline,
-            armed_for: Instant::ZERO,
-            phase: Phase::Backend(Backend::new(handshake, early, fin)),
-        };
+        let entry = self.backend_entry(arrival, handshake, payload, is_whole);
+        let deadline = entry.deadline;
         match self.shared.half_open.admit(arrival.key, entry, self.half_open_caps(arrival)) {
             Ok(()) => {}
             Err(Refused::Full) => return Verdict::Drop(DropReason::HalfOpenFull),
@@ -66,10 +44,58 @@ impl Step<'_> {
             self.shared.half_open.remove_if(&arrival.key, HalfOpen::is_backend);
             return Verdict::Drop(DropReason::EarlyDataExceeded);
         }
+        self.start_backend(arrival, deadline, &handshake);
+        Verdict::Consume
+    }
+
+    /// Takes a connection to the server out of its budgets.
+    ///
+    /// # Errors
+    /// It is beyond one.
+    pub(super) fn may_open_backend(&self, arrival: &Arrival<'_>) -> Result<(), DropReason> {
+        let in_use = self.shared.flows.len().saturating_add(self.shared.half_open.len());
+        if in_use >= self.policy.limits.max_flows as usize {
+            return Err(DropReason::FlowTableFull);
+        }
+        if !self.has_room_for_timers() {
+            return Err(DropReason::HalfOpenFull);
+        }
+        if !self.take_connection(arrival) {
+            return Err(DropReason::SourceConnectionsExceeded);
+        }
+        let syns = &self.shared.service(arrival.id).backend_syns;
+        match syns.take(self.now, arrival.service.budgets.backend_syn) {
+            true => Ok(()),
+            false => Err(DropReason::BackendRateExceeded),
+        }
+    }
+
+    /// The entry of a connection whose SYN is about to be sent to the server.
+    pub(super) fn backend_entry(
+        &self,
+        arrival: &Arrival<'_>,
+        handshake: Handshake,
+        payload: &[u8],
+        is_whole: bool,
+    ) -> HalfOpen {
+        let mut early = EarlyData::new(self.shared.early_data.clone());
+        let bound = usize::from(arrival.service.early_data);
+        let has_kept_all = early.append(payload, bound, self.policy.limits.early_data_total);
+        let fin = has_kept_all && is_whole && arrival.flags.has(Flags::FIN);
+        HalfOpen {
+            service: arrival.id,
+            admitted: self.now,
+            deadline: self.now.after(FIRST_TIMEOUT),
+            armed_for: Instant::ZERO,
+            phase: Phase::Backend(Backend::new(handshake, early, fin)),
+        }
+    }
+
+    /// Sends the SYN of an entry that was admitted.
+    pub(super) fn start_backend(&mut self, arrival: &Arrival<'_>, deadline: Instant, handshake: &Handshake) {
         self.arm_half_open(arrival.key, deadline);
         self.counters(arrival.id).backend_syn.add(1);
-        self.send_syn(&arrival.key, &handshake);
-        Verdict::Consume
+        self.send_syn(&arrival.key, handshake);
     }
 
     /// Takes a connection out of the budget of its source prefix; whether it was in it.
@@ -184,7 +210,7 @@ impl Step<'_> {
         Verdict::Consume
     }
 
-    fn reset_both(&mut self, arrival: &Arrival<'_>, handshake: &Handshake) {
+    pub(super) fn reset_both(&mut self, arrival: &Arrival<'_>, handshake: &Handshake) {
         let counters = self.counters(arrival.id);
         counters.reset_client.add(1);
         counters.reset_server.add(1);
@@ -238,8 +264,10 @@ impl Step<'_> {
     /// How many half-open entries there may be, of `service` and in all.
     pub(super) fn half_open_caps(&self, arrival: &Arrival<'_>) -> Caps {
         let limits = &self.policy.limits;
+        let all = limits.max_half_open as usize;
         Caps {
-            all: limits.max_half_open as usize,
+            // Those that are only watched leave half of the table to those that are protected.
+            all: if arrival.stance == Stance::Watch { all.div_ceil(2) } else { all },
             group: (arrival.service.max_half_open as usize).saturating_sub(self.shared.held(arrival.id)),
             share: limits.max_half_open_per_source as usize,
         }

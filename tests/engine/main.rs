@@ -10,6 +10,7 @@
 mod lab;
 
 mod adaptive;
+mod adaptive_abuse;
 mod backend;
 mod bounded;
 mod clock;
