@@ -365,7 +365,12 @@ impl Step<'_> {
 
     /// Handles a server's segment of a connection that was let through and is half-open; `None` if it is none.
     pub(super) fn answer_direct(&mut self, arrival: &Arrival<'_>, frame: &[u8]) -> Option<Verdict> {
-        let is_answer = arrival.flags.has(Flags::SYN) && arrival.flags.has(Flags::ACK);
+        if self.shared.half_open.with(&arrival.key, |entry| entry.is_direct()) != Some(true) {
+            return None;
+        }
+        // One that is corrupt tells nothing, and is not answered.
+        let is_intact = verify(arrival, frame).is_ok();
+        let is_answer = is_intact && arrival.flags.has(Flags::SYN) && arrival.flags.has(Flags::ACK);
         let said = ServerAnswer::of(arrival, frame);
         let (offer, is_freed, takes_data) =
             self.shared.half_open.with(&arrival.key, |entry| match &mut entry.phase {
@@ -383,7 +388,7 @@ impl Step<'_> {
             })??;
         if is_freed {
             // The RST was lost, and the server repeats its SYN-ACK. A RST is never answered (RFC 9293 §3.10.7.1).
-            if arrival.flags.has(Flags::ACK) && !arrival.flags.has(Flags::RST) {
+            if is_intact && arrival.flags.has(Flags::ACK) && !arrival.flags.has(Flags::RST) {
                 self.counters(arrival.id).reset_server.add(1);
                 self.send(Side::Server, &reply::reset_for_ack(arrival, Side::Server, frame));
             }
@@ -396,7 +401,7 @@ impl Step<'_> {
         }
         if takes_data {
             self.open_at_once(arrival, frame);
-        } else if arrival.flags.has(Flags::RST) {
+        } else if is_intact && arrival.flags.has(Flags::RST) {
             self.shared.half_open.remove_if(&arrival.key, HalfOpen::is_direct);
         }
         Some(Verdict::Forward)

@@ -150,6 +150,29 @@ fn a_server_s_reset_of_what_is_held_is_not_answered() {
     lab.expect_nothing();
 }
 
+/// A corrupt SYN-ACK is not answered, and tells nothing (found by the simulation, seed 5000568).
+#[test]
+fn a_corrupt_answer_of_the_server_is_neither_answered_nor_noted() {
+    for is_held in [true, false] {
+        let mut lab = lab();
+        if is_held {
+            hold(&mut lab);
+        } else {
+            lab.client(linux_syn());
+        }
+        let mut frame = lab.frame(Side::Server, &plain_answer());
+        // The number that it acknowledges.
+        frame[45] ^= 0x55;
+        let expected = if is_held { Verdict::Consume } else { Verdict::Forward };
+        assert_eq!(lab.inject(Side::Server, &frame), expected);
+        assert!(lab.take().iter().all(|(side, _)| *side == Side::Client), "no RST");
+        lab.server(lab.server_syn_ack());
+        lab.skip();
+        let ack = seg(ACK, c(1)).ack(s(1)).ts(1031, 9000);
+        assert_eq!(lab.client(ack), expected);
+    }
+}
+
 /// A client that repeats its SYN without options (a middlebox ate them) is told of none, and the answer is not longer.
 #[test]
 fn the_repeated_answer_is_within_the_budget_and_no_longer_than_the_syn() {
