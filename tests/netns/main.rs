@@ -14,6 +14,7 @@
 
 mod capture;
 mod crowd;
+mod floods;
 mod lab;
 mod prometheus;
 #[path = "../dashboard/promql.rs"]

@@ -1,20 +1,18 @@
 //! The live page in a browser, while a flood runs.
 
 use std::fs;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use crate::lab::{CONFIG, Lab, SERVER, eventually};
+use crate::floods::{Floods, config};
+use crate::lab::{Lab, SERVER, eventually};
 use crate::traffic::{address, visit};
 
-/// A flood from forged sources on one service and one from two prefixes on another, both at the same time.
 #[test]
 fn the_page_shows_floods_while_they_run() {
     let mut lab = Lab::up(&[]);
     lab.start(&config());
-    let _mail = lab.within("server", || TcpListener::bind(address(SERVER[0], 25))).unwrap();
     let clients = lab.spawn("client", || {
         for _ in 0..300 {
             // That they get through is for other tests; here they are something to show.
@@ -22,9 +20,7 @@ fn the_page_shows_floods_while_they_run() {
             thread::sleep(Duration::from_millis(100));
         }
     });
-    hping(&lab, "forged", &["--interval", "u100", "--destport", "80", "--rand-source"]);
-    hping(&lab, "seven", &["--interval", "u200", "--destport", "25", "--spoof", "198.18.7.7"]);
-    hping(&lab, "nine", &["--interval", "u400", "--destport", "25", "--spoof", "198.18.9.9"]);
+    let floods = Floods::start(&lab);
     let mut page = Page::default();
     let is_shown = eventually(Duration::from_secs(60), || {
         page = browse(&lab, "light", &[]);
@@ -58,24 +54,9 @@ fn the_page_shows_floods_while_they_run() {
         assert_is_picture(&page.picture, WIDTH, HEIGHT);
     }
     assert_ne!(fs::read(&page.picture).unwrap(), fs::read(&dark.picture).unwrap(), "two schemes");
-    for flood in ["forged", "seven", "nine"] {
-        lab.script(&["stop", flood]);
-    }
+    floods.stop();
     clients.join().unwrap();
     lab.stop();
-}
-
-/// Three services in mode adaptive.
-fn config() -> String {
-    let adaptive = CONFIG.replace("mode = \"always\"", "mode = \"adaptive\"").replace("\"four\"", "\"web\"");
-    adaptive + "\n[[service]]\nname = \"mail\"\naddress = \"198.18.255.2\"\nports = [25]\n"
-}
-
-/// SYNs to the server for a minute and a half at most.
-fn hping(lab: &Lab, name: &str, options: &[&str]) {
-    let bounds = ["timeout", "--signal=INT", "--kill-after=2", "90"];
-    let syns = ["hping3", "--quiet", "--numeric", "--syn", SERVER[0]];
-    lab.script(&[&["spawn", "attacker", name], &bounds[..], &syns, options].concat());
 }
 
 /// The page's files without their data: what it looks like when synwall is gone.

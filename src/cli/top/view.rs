@@ -94,7 +94,7 @@ impl View {
         let widths = [
             Constraint::Min(10),
             Constraint::Length(9),
-            Constraint::Length(12),
+            Constraint::Length(13),
             Constraint::Length(8),
             Constraint::Length(9),
             Constraint::Length(8),
