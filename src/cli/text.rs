@@ -53,18 +53,17 @@ fn show_port(port: &Port) -> String {
     )
 }
 
-/// How many connections there are, in all and by state.
+/// How many connections there are, in all and by state, and how many are half-open: those have a table of their own.
 pub(super) fn flow_counts(status: &Status) -> String {
-    let all: u64 =
-        status.flows.iter().filter(|(state, _)| *state != "syn_sent").map(|(_, count)| count).sum();
-    let states: Vec<String> = status
-        .flows
-        .iter()
-        .filter(|(_, count)| **count > 0)
-        .map(|(state, count)| format!("{} {state}", number(*count)))
-        .collect();
+    let (half_open, flows): (Vec<_>, Vec<_>) =
+        status.flows.iter().filter(|(_, count)| **count > 0).partition(|(state, _)| *state == "syn_sent");
+    let all = flows.iter().map(|(_, count)| **count).sum();
+    let states: Vec<String> =
+        flows.iter().map(|(state, count)| format!("{} {state}", number(**count))).collect();
     let detail = if states.is_empty() { String::new() } else { format!(": {}", states.join(", ")) };
-    format!("{} of {}{detail}", number(all), number(status.flow_table_capacity))
+    let half_open: u64 = half_open.iter().map(|(_, count)| **count).sum();
+    let rest = if half_open == 0 { String::new() } else { format!("; {} half-open", number(half_open)) };
+    format!("{} of {}{detail}{rest}", number(all), number(status.flow_table_capacity))
 }
 
 /// A service in a line.
@@ -137,7 +136,7 @@ fn show_attack(event: &Attack, now: f64) -> String {
         number(event.totals.dropped),
         number(event.distinct_sources),
         event.new_source_share * 100.0,
-        if prefixes.is_empty() { "unknown".to_owned() } else { prefixes.join(", ") }
+        if prefixes.is_empty() { "no few prefixes".to_owned() } else { prefixes.join(", ") }
     )
 }
 

@@ -6,40 +6,19 @@ use std::io::Write;
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Output, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::floods::{self, Floods};
 use crate::lab::{CONFIG, Lab, SERVER, eventually};
+use crate::operator::{json, said, synwall};
 use crate::screen::Screen;
 use crate::traffic::{address, get, open, visit};
 
 /// Longer than anything may take here, even on a machine with much else to do.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-fn synwall(lab: &Lab, words: &[&str]) -> Output {
-    let socket = lab.state().join("admin.sock");
-    lab.command("box", env!("CARGO_BIN_EXE_synwall"))
-        .args(words)
-        .arg("--socket")
-        .arg(socket)
-        .output()
-        .unwrap()
-}
-
-/// What a command that succeeds prints.
-fn said(lab: &Lab, words: &[&str]) -> String {
-    let output = synwall(lab, words);
-    let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{words:?}: {} {complaint}\n{}", output.status, lab.log());
-    String::from_utf8(output.stdout).unwrap()
-}
-
-fn json(lab: &Lab, words: &[&str]) -> Value {
-    serde_json::from_str(&said(lab, &[words, &["--json"]].concat())).unwrap()
-}
 
 fn connects(lab: &Lab) -> bool {
     let server = address(SERVER[0], 80);
@@ -147,7 +126,7 @@ fn attacks_and_status_name_floods_and_where_they_come_from() {
     assert!(eventually(PATIENCE, are_named), "{}", said(&lab, &["attacks"]));
     let (text, all) = (said(&lab, &["attacks"]), json(&lab, &["attacks"]));
     let status = (said(&lab, &["status"]), json(&lab, &["status"]));
-    println!("{text}\n{}", status.0);
+    assert!(status.0.lines().count() <= 24, "{}", status.0);
     let event = |service: &str| {
         let events = all["attacks"].as_array().unwrap();
         events

@@ -16,6 +16,7 @@ mod capture;
 mod crowd;
 mod floods;
 mod lab;
+mod operator;
 mod prometheus;
 #[path = "../dashboard/promql.rs"]
 mod promql;
@@ -27,6 +28,7 @@ mod sources;
 mod traffic;
 
 mod admin;
+mod attacks;
 mod bad_input;
 mod bridge;
 mod connections;

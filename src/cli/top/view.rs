@@ -346,7 +346,7 @@ mod tests {
         let lines = screen(&later());
         for expected in [
             "synwall 1.2.3  degraded  up 1m2s  key epoch 42",
-            "flows [#####.....] 500 of 1000: 500 established, 7 syn_sent",
+            "flows [#####.....] 500 of 1000: 500 established; 7 half-open",
             "the server of web does not answer (and 1 more)",
             "web                    adaptive* challenging  125k     250       10       10       [#.........] 100   102",
             "cookie_invalid                100",
