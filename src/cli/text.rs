@@ -118,6 +118,7 @@ fn show_attack(event: &Attack, now: f64) -> String {
     let prefixes: Vec<String> = event
         .top_prefixes
         .iter()
+        .filter(|heavy| heavy.share >= LEAST_SHARE)
         .take(5)
         .map(|heavy| format!("{} {:.0}%", heavy.prefix, heavy.share * 100.0))
         .collect();
@@ -255,6 +256,9 @@ fn line(page: &mut String, text: std::fmt::Arguments<'_>) {
     // Writing to a string cannot fail.
     let _ = writeln!(page, "{text}");
 }
+
+/// A prefix with less of the SYNs would be said to have 0%.
+const LEAST_SHARE: f64 = 0.005;
 
 /// With ports, an event, two problems and empty lines as many as a screen of 24 lines holds.
 const MOST_SERVICES: usize = 7;

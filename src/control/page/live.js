@@ -208,7 +208,7 @@ function showPrefixes(answer) {
   const traffic = answer.traffic.filter((one) => !answer.service || one.service === answer.service);
   element("sources").textContent = traffic
     .filter((one) => one.syn_rate > 0)
-    .map((one) => `${answer.service ? "" : `${one.service}: `}${count(one.distinct_sources)} sources, ${percent(one.new_source_share)} never seen, ${percent(one.completed_share)} completed`)
+    .map((one) => `${answer.service ? "" : `${one.service}: `}${count(one.distinct_sources)} ${one.distinct_sources === 1 ? "source" : "sources"}, ${percent(one.new_source_share)} never seen, ${percent(one.completed_share)} completed`)
     .join(" · ");
   element("prefixes").className = answer.service ? "one" : "";
   fill("prefixes", "No SYNs were sampled lately.", traffic.flatMap((one) => one.top_prefixes.map((heavy) => {
