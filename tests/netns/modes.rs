@@ -56,7 +56,7 @@ fn a_client_notices_neither_the_flood_nor_that_challenging_begins_and_ends() {
         long.close();
     }
     assert_eq!(echo.join().unwrap().len(), 3);
-    assert!(visits > 600, "{visits} visits in more than a minute");
+    assert!(visits > 100, "{visits} visits in more than a minute");
     lab.assert_metrics(&[
         ("synwall_challenge_changes_total", 2),
         ("synwall_backend_handshake_failed_total", 0),
