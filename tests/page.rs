@@ -15,9 +15,11 @@ use synwall::engine::Shared;
 use synwall::io::PortStats;
 use synwall::time::Instant;
 
-const FILES: [(&str, &str); 6] = [
+const FILES: [(&str, &str); 8] = [
     ("/", "text/html; charset=utf-8"),
     ("/live.js", "text/javascript; charset=utf-8"),
+    ("/charts.js", "text/javascript; charset=utf-8"),
+    ("/words.js", "text/javascript; charset=utf-8"),
     ("/live.css", "text/css; charset=utf-8"),
     ("/live.svg", "image/svg+xml"),
     ("/uplot.js", "text/javascript; charset=utf-8"),
@@ -129,10 +131,13 @@ fn the_page_asks_for_nothing_that_is_not_its_own() {
     for inline in ["<style", " style=", "<script>", " onclick", " onload", "javascript:"] {
         assert!(!page.contains(inline), "{inline}");
     }
-    let (_, script) = ask(address, "GET", "/live.js");
-    for unsafe_use in ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "Function("]
-    {
-        assert!(!script.contains(unsafe_use), "{unsafe_use}: text of others is set by textContent alone");
+    for path in ["/live.js", "/charts.js", "/words.js"] {
+        let (_, script) = ask(address, "GET", path);
+        for unsafe_use in
+            ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "Function("]
+        {
+            assert!(!script.contains(unsafe_use), "{unsafe_use}: text of others is set by textContent alone");
+        }
     }
 }
 

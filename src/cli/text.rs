@@ -53,18 +53,17 @@ fn show_port(port: &Port) -> String {
     )
 }
 
-/// How many connections there are, in all and by state.
+/// How many connections there are, in all and by state, and how many are half-open: those have a table of their own.
 pub(super) fn flow_counts(status: &Status) -> String {
-    let all: u64 =
-        status.flows.iter().filter(|(state, _)| *state != "syn_sent").map(|(_, count)| count).sum();
-    let states: Vec<String> = status
-        .flows
-        .iter()
-        .filter(|(_, count)| **count > 0)
-        .map(|(state, count)| format!("{} {state}", number(*count)))
-        .collect();
+    let (half_open, flows): (Vec<_>, Vec<_>) =
+        status.flows.iter().filter(|(_, count)| **count > 0).partition(|(state, _)| *state == "syn_sent");
+    let all = flows.iter().map(|(_, count)| **count).sum();
+    let states: Vec<String> =
+        flows.iter().map(|(state, count)| format!("{} {state}", number(**count))).collect();
     let detail = if states.is_empty() { String::new() } else { format!(": {}", states.join(", ")) };
-    format!("{} of {}{detail}", number(all), number(status.flow_table_capacity))
+    let half_open: u64 = half_open.iter().map(|(_, count)| **count).sum();
+    let rest = if half_open == 0 { String::new() } else { format!("; {} half-open", number(half_open)) };
+    format!("{} of {}{detail}{rest}", number(all), number(status.flow_table_capacity))
 }
 
 /// A service in a line.
@@ -119,6 +118,7 @@ fn show_attack(event: &Attack, now: f64) -> String {
     let prefixes: Vec<String> = event
         .top_prefixes
         .iter()
+        .filter(|heavy| heavy.share >= LEAST_SHARE)
         .take(5)
         .map(|heavy| format!("{} {:.0}%", heavy.prefix, heavy.share * 100.0))
         .collect();
@@ -256,6 +256,9 @@ fn line(page: &mut String, text: std::fmt::Arguments<'_>) {
     // Writing to a string cannot fail.
     let _ = writeln!(page, "{text}");
 }
+
+/// A prefix with less of the SYNs would be said to have 0%.
+const LEAST_SHARE: f64 = 0.005;
 
 /// With ports, an event, two problems and empty lines as many as a screen of 24 lines holds.
 const MOST_SERVICES: usize = 7;

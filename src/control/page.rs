@@ -21,6 +21,8 @@ pub fn routes<S: Clone + Send + Sync + 'static>(live: Arc<Live>) -> Router<S> {
     Router::new()
         .route("/", get(|| async { file("text/html; charset=utf-8", include_str!("page/index.html")) }))
         .route("/live.js", get(|| async { file(SCRIPT, include_str!("page/live.js")) }))
+        .route("/charts.js", get(|| async { file(SCRIPT, include_str!("page/charts.js")) }))
+        .route("/words.js", get(|| async { file(SCRIPT, include_str!("page/words.js")) }))
         .route("/live.css", get(|| async { file(STYLE, include_str!("page/live.css")) }))
         .route("/live.svg", get(|| async { file("image/svg+xml", include_str!("page/live.svg")) }))
         .route("/uplot.js", get(|| async { file(SCRIPT, include_str!("page/uplot.js")) }))

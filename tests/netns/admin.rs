@@ -1,5 +1,6 @@
 //! The operator's commands against the program in the lab: what they show, and what they change while connections go on.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
 use std::net::TcpStream;
@@ -8,6 +9,9 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use serde_json::Value;
+
+use crate::floods::{self, Floods};
 use crate::lab::{CONFIG, Lab, SERVER, eventually};
 use crate::operator::{json, said, synwall};
 use crate::screen::Screen;
@@ -107,8 +111,64 @@ fn somebody_else_is_turned_away() {
 }
 
 #[test]
-fn top_shows_a_flood_and_a_synwall_that_goes_and_comes() {
-    let mut lab = Lab::protected(&[]);
+fn attacks_and_status_name_floods_and_where_they_come_from() {
+    let mut lab = Lab::up(&[]);
+    lab.start(&floods::config());
+    assert_eq!(said(&lab, &["attacks"]), "no attacks\n");
+    let floods = Floods::start(&lab);
+    let named = |attacks: &str| {
+        attacks.contains("spoofed_syn on web, for ") && attacks.contains("few_sources on mail, for ")
+    };
+    let are_named = || {
+        named(&said(&lab, &["attacks"]))
+            && json(&lab, &["attacks"])["attacks"][1]["totals"]["syns"].as_u64() > Some(2000)
+    };
+    assert!(eventually(PATIENCE, are_named), "{}", said(&lab, &["attacks"]));
+    let (text, all) = (said(&lab, &["attacks"]), json(&lab, &["attacks"]));
+    let status = (said(&lab, &["status"]), json(&lab, &["status"]));
+    assert!(status.0.lines().count() <= 24, "{}", status.0);
+    let event = |service: &str| {
+        let events = all["attacks"].as_array().unwrap();
+        events
+            .iter()
+            .find(|event| event["service"] == service)
+            .unwrap_or_else(|| panic!("{service} in {all}"))
+    };
+    for (service, kind, sources) in [("web", "spoofed_syn", 500..10_000_000), ("mail", "few_sources", 2..3)] {
+        let event = event(service);
+        assert_eq!((&event["kind"], &event["ended"]), (&kind.into(), &Value::Null), "{event}");
+        assert!(sources.contains(&event["distinct_sources"].as_u64().unwrap()), "{event}");
+        assert!(event["peak_syn_rate"].as_f64() > Some(500.0), "{event}");
+        assert!(event["completed_share"].as_f64() < Some(0.1), "{event}");
+        let services = status.1["services"].as_array().unwrap();
+        let shown = services.iter().find(|shown| shown["name"] == service).unwrap();
+        assert_eq!(
+            (&shown["state"], &shown["under_attack"]),
+            (&"challenging".into(), &true.into()),
+            "{shown}"
+        );
+    }
+    let heavy: BTreeSet<&str> = event("mail")["top_prefixes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|heavy| heavy["prefix"].as_str().unwrap())
+        .collect();
+    assert_eq!(heavy, ["198.18.7.0/24", "198.18.9.0/24"].into(), "{all}");
+    let (_, few) = text.split_once("few_sources on mail").unwrap();
+    for prefix in heavy {
+        assert!(few.contains(&format!("{prefix} ")), "{prefix} in\n{text}");
+    }
+    assert_eq!(status.0.matches("  UNDER ATTACK").count(), 2, "{}", status.0);
+    assert!(status.0.contains("and 1 more at the moment: see `synwall attacks`"), "{}", status.0);
+    floods.stop();
+    lab.stop();
+}
+
+#[test]
+fn top_shows_floods_and_a_synwall_that_goes_and_comes() {
+    let mut lab = Lab::up(&[]);
+    lab.start(&floods::config());
     let typed = lab.state().join("top");
     let socket = lab.state().join("admin.sock");
     let program = env!("CARGO_BIN_EXE_synwall");
@@ -129,23 +189,30 @@ fn top_shows_a_flood_and_a_synwall_that_goes_and_comes() {
         assert!(is_shown, "{what} is not on the screen:\n{}", screen().text());
     };
     shows("healthy");
-    lab.script(&["flood", "60"]);
-    let floods = || {
+    let floods = Floods::start(&lab);
+    let rate_of_web = || {
         let text = screen().text();
-        let row = text.lines().find(|line| line.starts_with("four")).unwrap_or_default().to_owned();
-        let rate = row.split_whitespace().nth(3).unwrap_or_default().to_owned();
-        rate.ends_with('k') || rate.parse::<u64>().is_ok_and(|rate| rate > 1000)
+        let row = text.lines().find(|line| line.starts_with("web ")).unwrap_or_default().to_owned();
+        let rates = row.split_once(" challenging ! ").unwrap_or_default().1;
+        rates.split_whitespace().next().and_then(|rate| rate.parse::<u64>().ok()).unwrap_or(0)
     };
-    assert!(eventually(PATIENCE, floods), "no flood on the screen:\n{}", screen().text());
+    assert!(eventually(PATIENCE, || rate_of_web() > 500), "no flood on the screen:\n{}", screen().text());
+    shows("spoofed_syn on web, for ");
+    shows("few_sources on mail, for ");
+    keys.write_all(b"\x1b[B\x1b[B").unwrap();
+    shows("sources of SYNs: mail");
+    shows("2 sources, 100% new, 0% complete");
+    shows("198.18.7.0/24 ");
+    shows("198.18.9.0/24 ");
     let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join("top.txt");
     fs::write(&kept, screen().text()).unwrap();
     println!("kept in {}:\n{}", kept.display(), screen().text());
-    keys.write_all(b"\x1b[B").unwrap();
+    keys.write_all(b"\x1b[A").unwrap();
     shows("drops a second: six");
-    lab.script(&["stop", "flood"]);
+    floods.stop();
     lab.stop();
     shows("cannot be reached at");
-    lab.start(CONFIG);
+    lab.start(&floods::config());
     shows("q quit");
     keys.write_all(b"q").unwrap();
     assert!(eventually(PATIENCE, || top.try_wait().unwrap().is_some()), "{}", screen().text());

@@ -14,6 +14,7 @@
 
 mod capture;
 mod crowd;
+mod floods;
 mod lab;
 mod operator;
 mod prometheus;

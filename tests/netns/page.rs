@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
+use crate::floods::{Floods, config};
 use crate::lab::{Lab, SERVER, eventually};
 use crate::traffic::{address, visit};
 
 #[test]
-fn the_page_shows_a_flood_while_it_runs() {
-    let mut lab = Lab::protected(&[]);
-    lab.script(&["flood", "120"]);
+fn the_page_shows_floods_while_they_run() {
+    let mut lab = Lab::up(&[]);
+    lab.start(&config());
     let clients = lab.spawn("client", || {
         for _ in 0..300 {
             // That they get through is for other tests; here they are something to show.
@@ -19,25 +20,41 @@ fn the_page_shows_a_flood_while_it_runs() {
             thread::sleep(Duration::from_millis(100));
         }
     });
+    let floods = Floods::start(&lab);
     let mut page = Page::default();
     let is_shown = eventually(Duration::from_secs(60), || {
         page = browse(&lab, "light", &[]);
-        page.syn_rate() > 1000.0 && page.samples() > 5 && page.clients() > 0.0 && page.names_a_drop()
+        page.syn_rate("web") > 500.0
+            && page.syn_rate("mail") > 100.0
+            && page.samples() > 5
+            && page.clients("web") > 0.0
+            && page.names_a_drop()
+            && ["web", "mail"].iter().all(|service| page.headline(service).contains("under attack ("))
+            && page.row("prefixes", "<td>198.18.9.0/24</td>").is_some()
     });
     assert!(is_shown, "{page:#?}");
     assert!(page.html.contains("data-state=\"live\""), "{page:#?}");
-    assert!(page.headline.starts_with("four: "), "{page:#?}");
-    assert!(page.headline.contains("challenging every SYN"), "{page:#?}");
-    assert!(page.headline.contains("clients a second get through"), "{page:#?}");
     assert!(page.html.contains("outside up") && page.html.contains("inside up"), "{page:#?}");
+    assert!(page.headline("six").starts_with("six: quiet"), "{page:#?}");
+    for (service, kind) in [("web", "spoofed SYN flood"), ("mail", "SYN flood from few sources")] {
+        let headline = page.headline(service);
+        let state = format!("{service}: under attack ({kind}) for ");
+        assert!(headline.starts_with(&state) && headline.contains(", challenging, "), "{page:#?}");
+        let event = page.row("attacks", &format!("<td>{kind}</td><td>{service}</td>"));
+        assert!(event.is_some_and(|event| event.contains(", goes on</td>")), "{event:?}: {page:#?}");
+    }
+    assert!(page.headline("web").contains("clients a second get through"), "{page:#?}");
+    let heavy = page.row("prefixes", "<td>198.18.7.0/24</td>");
+    assert!(heavy.is_some_and(|row| row.contains("<td class=\"of-all\">mail</td>")), "{page:#?}");
 
     let dark = browse(&lab, "dark", &["--blink-settings=preferredColorScheme=0"]);
     for (page, name) in [(&page, "light"), (&dark, "dark")] {
         let complaints: Vec<_> = page.console.iter().filter(|line| line.contains("CONSOLE")).collect();
         assert!(complaints.is_empty(), "{name}: {complaints:#?}");
-        assert_is_picture(&page.picture, 1280, 900);
+        assert_is_picture(&page.picture, WIDTH, HEIGHT);
     }
     assert_ne!(fs::read(&page.picture).unwrap(), fs::read(&dark.picture).unwrap(), "two schemes");
+    floods.stop();
     clients.join().unwrap();
     lab.stop();
 }
@@ -61,21 +78,35 @@ fn the_page_says_that_synwall_does_not_answer() {
 #[derive(Debug, Default)]
 struct Page {
     html: String,
-    headline: String,
     console: Vec<String>,
     picture: PathBuf,
 }
 
 impl Page {
+    /// What it says of a service, as text.
+    fn headline(&self, service: &str) -> String {
+        let item = between(&self.html, &format!("data-service=\"{service}\""), "</li>");
+        let text = item.split_once('>').unwrap_or_default().1;
+        text.replace("<b>", "").replace("</b>", "").replace("&nbsp;", "\u{a0}")
+    }
+
     /// SYNs a second as the headline says it.
-    fn syn_rate(&self) -> f64 {
-        self.headline.split(", ").find_map(|part| number(part.strip_suffix("\u{a0}SYN/s")?)).unwrap_or(0.0)
+    fn syn_rate(&self, service: &str) -> f64 {
+        let headline = self.headline(service);
+        headline.split(", ").find_map(|part| number(part.strip_suffix("\u{a0}SYN/s")?)).unwrap_or(0.0)
     }
 
     /// Clients a second that get through, as the headline says it.
-    fn clients(&self) -> f64 {
-        let words = self.headline.split(", ").find(|part| part.ends_with("get through"));
+    fn clients(&self, service: &str) -> f64 {
+        let headline = self.headline(service);
+        let words = headline.split(", ").find(|part| part.ends_with("get through"));
         words.and_then(|words| number(words.split(" of ").next()?)).unwrap_or(0.0)
+    }
+
+    /// The first row of a table that has these cells.
+    fn row(&self, table: &str, cells: &str) -> Option<&str> {
+        let rows = between(&self.html, &format!("<table id=\"{table}\""), "</table>");
+        rows.split("<tr>").find(|row| row.contains(cells))
     }
 
     /// Samples in the chart of SYNs.
@@ -99,7 +130,8 @@ fn browse(lab: &Lab, name: &str, options: &[&str]) -> Page {
         .args(["60", "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic"])
         .args(["--no-first-run", "--disable-background-networking", "--disable-component-update"])
         .args(["--disable-sync", "--disable-dev-shm-usage", "--hide-scrollbars", "--enable-logging=stderr"])
-        .args(["--virtual-time-budget=4000", "--window-size=1280,900", "--dump-dom"])
+        .args(["--virtual-time-budget=4000", "--dump-dom"])
+        .arg(format!("--window-size={WIDTH},{HEIGHT}"))
         .args(options)
         .arg(format!("--user-data-dir={}", profile.display()))
         .arg(format!("--screenshot={}", picture.display()))
@@ -108,9 +140,7 @@ fn browse(lab: &Lab, name: &str, options: &[&str]) -> Page {
         .unwrap();
     let html = String::from_utf8_lossy(&output.stdout).into_owned();
     let console = String::from_utf8_lossy(&output.stderr).lines().map(str::to_owned).collect();
-    let headline = between(&html, "data-service=\"four\"", "</li>").split_once('>').unwrap_or_default().1;
-    let headline = headline.replace("<b>", "").replace("</b>", "").replace("&nbsp;", "\u{a0}");
-    Page { headline, html, console, picture }
+    Page { html, console, picture }
 }
 
 /// The first piece of `text` after `begin` and before `end`.
@@ -138,3 +168,7 @@ fn assert_is_picture(file: &Path, width: u32, height: u32) {
     assert_eq!((at(16), at(20)), (width, height));
     assert!(png.len() > 40_000, "{} is blank or nearly so: {} octets", file.display(), png.len());
 }
+
+/// Of the window, in pixels: both tables are within it.
+const WIDTH: u32 = 1280;
+const HEIGHT: u32 = 1080;

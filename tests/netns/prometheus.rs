@@ -11,7 +11,8 @@ use crate::queries;
 /// Series with one value each, or one for each second.
 pub(crate) type Series = Vec<Value>;
 
-/// Reads synwall's metrics every second, and evaluates the rules as often. It ends with the laboratory.
+/// Reads synwall's metrics every second, and evaluates the rules as often; alerts that are over end soon. It ends with the
+/// laboratory.
 pub(crate) struct Prometheus<'a> {
     lab: &'a Lab,
 }
@@ -24,8 +25,10 @@ impl Prometheus<'_> {
         let hurried = deployed.replace("_interval: 15s", "_interval: 1s");
         assert_eq!(hurried.matches("_interval: 1s").count(), 2, "{deployed}");
         fs::write(state.join("prometheus.yml"), hurried).unwrap();
-        fs::copy(queries::path("deploy/prometheus/synwall.rules.yml"), state.join("synwall.rules.yml"))
-            .unwrap();
+        let rules = queries::read("deploy/prometheus/synwall.rules.yml");
+        let hurried = rules.replace("keep_firing_for: 2m", "keep_firing_for: 5s");
+        assert_ne!(hurried, rules, "an alert that goes on firing for two minutes");
+        fs::write(state.join("synwall.rules.yml"), hurried).unwrap();
         let config = format!("--config.file={}", state.join("prometheus.yml").display());
         let storage = format!("--storage.tsdb.path={}", state.join("prometheus").display());
         let listen = format!("--web.listen-address={ADDRESS}");

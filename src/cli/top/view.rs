@@ -91,20 +91,14 @@ impl View {
     }
 
     fn draw_services(&self, frame: &mut Frame<'_>, area: Rect) {
-        let widths = [
-            Constraint::Min(10),
-            Constraint::Length(9),
-            Constraint::Length(12),
-            Constraint::Length(8),
-            Constraint::Length(9),
-            Constraint::Length(8),
-            Constraint::Length(8),
-            Constraint::Length(18),
-            Constraint::Length(8),
-        ];
+        let is_wide = area.width >= WIDE;
+        let widths = if is_wide { [10, 9, 13, 8, 9, 8, 8, 18, 8] } else { [8, 9, 13, 6, 8, 7, 6, 9, 6] };
+        let column =
+            |(number, width)| if number == 0 { Constraint::Min(width) } else { Constraint::Length(width) };
+        let widths = widths.into_iter().enumerate().map(column);
         let heading =
             ["service", "mode", "state", "SYN/s", "cookie/s", "valid/s", "conn/s", "half-open", "drop/s"];
-        let table = Table::new(self.status.services.iter().map(|service| self.row(service)), widths)
+        let table = Table::new(self.status.services.iter().map(|service| self.row(service, is_wide)), widths)
             .header(Row::new(heading).bold())
             .row_highlight_style(Style::new().reversed())
             .block(Block::new().borders(Borders::TOP));
@@ -112,7 +106,7 @@ impl View {
         frame.render_stateful_widget(table, area, &mut state);
     }
 
-    fn row(&self, service: &Service) -> Row<'static> {
+    fn row(&self, service: &Service, is_wide: bool) -> Row<'static> {
         let before = self.service_before(&service.name);
         let rate = |value: &dyn Fn(&Service) -> u64| {
             let was = before.map(value);
@@ -131,8 +125,10 @@ impl View {
                 Cell::new(service.state.label()).fg(Color::Yellow)
             }
         };
-        let half_open =
-            format!("{} {}", bar(service.half_open, service.max_half_open), number(service.half_open));
+        let mut half_open = number(service.half_open);
+        if is_wide {
+            half_open = format!("{} {half_open}", bar(service.half_open, service.max_half_open));
+        }
         Row::new([
             Cell::new(service.name.clone()),
             Cell::new(format!("{}{}", service.mode, if is_changed { "*" } else { "" })),
@@ -244,6 +240,8 @@ fn bar(part: u64, whole: u64) -> String {
 }
 
 const HEADER_LINES: u16 = 3;
+/// Columns of a terminal with room for bars; without them 80 will do.
+const WIDE: u16 = 100;
 
 #[cfg(test)]
 mod tests {
@@ -322,10 +320,14 @@ mod tests {
 
     /// The screen's lines, without the spaces at their ends.
     fn screen(view: &View) -> Vec<String> {
-        let mut terminal = Terminal::new(TestBackend::new(110, 26)).unwrap();
+        screen_of(view, 110)
+    }
+
+    fn screen_of(view: &View, columns: u16) -> Vec<String> {
+        let mut terminal = Terminal::new(TestBackend::new(columns, 26)).unwrap();
         terminal.draw(|frame| view.draw(frame)).unwrap();
         let buffer = terminal.backend().buffer();
-        let lines = buffer.content().chunks(110);
+        let lines = buffer.content().chunks(usize::from(columns));
         lines
             .map(|cells| cells.iter().map(|cell| cell.symbol()).collect::<String>().trim_end().to_owned())
             .collect()
@@ -346,9 +348,9 @@ mod tests {
         let lines = screen(&later());
         for expected in [
             "synwall 1.2.3  degraded  up 1m2s  key epoch 42",
-            "flows [#####.....] 500 of 1000: 500 established, 7 syn_sent",
+            "flows [#####.....] 500 of 1000: 500 established; 7 half-open",
             "the server of web does not answer (and 1 more)",
-            "web                    adaptive* challenging  125k     250       10       10       [#.........] 100   102",
+            "web                   adaptive* challenging ! 125k     250       10       10       [#.........] 100   102",
             "cookie_invalid                100",
             "no_flow                         2",
             "spoofed_syn on web, for 35s, peak 250k SYN/s",
@@ -363,6 +365,21 @@ mod tests {
         let prefixes = lines.iter().find(|line| line.contains("198.18.3.0/24  ")).expect("a heavy prefix");
         assert!(prefixes.ends_with(" 12.5%"), "{prefixes}");
         assert!(lines.iter().any(|line| line.ends_with("123k sources, 99% new, 0% complete")));
+    }
+
+    #[test]
+    fn eighty_columns_have_room_for_every_figure() {
+        let lines = screen_of(&later(), 80);
+        for expected in [
+            "service  mode      state         SYN/s  cookie/s valid/s conn/s half-open drop/s",
+            "web      adaptive* challenging ! 125k   250      10      10     100       102",
+        ] {
+            assert!(
+                lines.iter().any(|line| line == expected),
+                "{expected:?} is not in\n{}",
+                lines.join("\n")
+            );
+        }
     }
 
     #[test]
@@ -385,7 +402,7 @@ mod tests {
         let mut view = later();
         view.update(status(1.0, vec![service("web", &[("syn_received", 5)], &[("no_flow", 1)])]));
         let lines = screen(&view);
-        assert!(lines.iter().any(|line| line.contains("challenging  -        -  ")), "{}", lines.join("\n"));
+        assert!(lines.iter().any(|line| line.contains("challenging ! -        -  ")), "{}", lines.join("\n"));
         view.notice = Some("synwall cannot be reached".into());
         assert_eq!(screen(&view).last().unwrap(), "synwall cannot be reached");
         view.update(status(2.0, vec![service("web", &[("syn_received", 6)], &[])]));

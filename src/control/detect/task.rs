@@ -123,6 +123,7 @@ fn prefixes(event: &Attack) -> String {
     let shown: Vec<String> = event
         .top_prefixes
         .iter()
+        .filter(|heavy| heavy.share >= LEAST_SHARE)
         .map(|heavy| format!("{} {:.0}%", heavy.prefix, heavy.share * 100.0))
         .take(LOGGED_PREFIXES)
         .collect();
@@ -134,6 +135,9 @@ const PERIOD: Duration = Duration::from_millis(250);
 
 /// Prefixes in a log line.
 const LOGGED_PREFIXES: usize = 3;
+
+/// A prefix with less of the SYNs would be said to have 0%.
+const LEAST_SHARE: f64 = 0.005;
 
 #[cfg(test)]
 mod tests {

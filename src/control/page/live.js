@@ -1,11 +1,12 @@
 // @ts-check
-// The live page: asks for /live.json once a second and draws it. Text from outside is only ever set as textContent.
-"use strict";
+// The live page: asks for /live.json once a second and shows it.
+
+import { Chart, SPAN } from "/charts.js";
+import { clock, colour, count, date, duration, element, make, percent } from "/words.js";
 
 /** @typedef {{t: number[], syns: number[], cookies: number[], validated: number[], half_open: number[],
  *   cookies_in_flight: number[], challenging: number[], attacked: number[], drops: Map<string, number[]>}} Series */
 
-const SPAN = 900; // Seconds that are shown.
 const POLL = 1000; // Milliseconds between two answers.
 const PATIENCE = 4000; // Milliseconds that one may take.
 const LISTED = 8; // Headlines of quiet services before they are summed up.
@@ -17,47 +18,10 @@ const KINDS = {
   connections: "connection flood",
   crowd: "crowd of real clients",
 };
+const LEVELS = ["bad", "warn", "good"]; // What needs a look comes first.
 const COLUMNS = ["syns", "cookies", "validated", "half_open", "cookies_in_flight", "challenging", "attacked"];
 
-// ---- words ----
-
-/** @param {number} n */
-function count(n) {
-  for (const [unit, name] of /** @type {[number, string][]} */ ([[1e9, "G"], [1e6, "M"], [1e3, "k"]])) {
-    if (n >= unit * 0.9995) return `${digits(n / unit)}\u00a0${name}`;
-  }
-  return digits(n);
-}
-
-/** @param {number} n */
-function digits(n) {
-  return n >= 99.95 || Number.isInteger(n) ? String(Math.round(n)) : n.toFixed(n >= 9.995 ? 0 : 1).replace(/\.0$/, "");
-}
-
-/** @param {number} seconds */
-function duration(seconds) {
-  const s = Math.max(0, Math.round(seconds));
-  if (s < 60) return `${s} s`;
-  if (s < 3600) return s % 60 ? `${Math.floor(s / 60)} min ${s % 60} s` : `${s / 60} min`;
-  return `${Math.floor(s / 3600)} h ${Math.floor((s % 3600) / 60)} min`;
-}
-
-/** @param {number} seconds since 1970 */
-function clock(seconds, withSeconds = true) {
-  return new Date(seconds * 1000).toTimeString().slice(0, withSeconds ? 8 : 5);
-}
-
-/** @param {number} seconds since 1970 */
-function date(seconds) {
-  const at = new Date(seconds * 1000);
-  const isToday = at.toDateString() === new Date().toDateString();
-  return isToday ? clock(seconds) : `${at.toLocaleDateString("sv")} ${clock(seconds, false)}`;
-}
-
-/** @param {number} share 0 to 1 */
-function percent(share) {
-  return share > 0 && share < 0.01 ? "< 1 %" : `${Math.round(share * 100)} %`;
-}
+// ---- what is said of a service ----
 
 /** The state of a service in a word, what is done about it, and how bad it is. */
 function state(service, answer) {
@@ -92,26 +56,6 @@ function rates(service) {
     parts.push(`${count(through)} of ${count(proved)} clients a second get through`);
   }
   return parts;
-}
-
-// ---- elements ----
-
-/** @param {string} id */
-function element(id) {
-  return /** @type {HTMLElement} */ (document.getElementById(id));
-}
-
-/** @param {string} name @param {string} [text] @param {string} [className] */
-function make(name, text, className) {
-  const made = document.createElement(name);
-  if (text !== undefined) made.textContent = text;
-  if (className) made.className = className;
-  return made;
-}
-
-/** @param {string} name */
-function colour(name) {
-  return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 }
 
 // ---- the data ----
@@ -211,7 +155,8 @@ function choose(name) {
 }
 
 function showHeadlines(answer) {
-  const all = answer.services.map((service) => ({ service, ...state(service, answer) }));
+  const all = answer.services.map((service) => ({ service, ...state(service, answer) }))
+    .sort((one, other) => LEVELS.indexOf(one.level) - LEVELS.indexOf(other.level));
   const listed = all.length <= LISTED ? all : all.filter((one) => one.level !== "good").slice(0, 4 * LISTED);
   const items = listed.map((one) => {
     const item = make("li", `${one.service.name}: `, one.level === "good" ? "" : one.level);
@@ -226,8 +171,8 @@ function showHeadlines(answer) {
   }
   if (all.length === 0) items.push(make("li", "No service is configured: everything crosses unchanged.", "more"));
   element("headlines").replaceChildren(...items);
-  const worst = all.find((one) => one.level === "bad") ?? all.find((one) => one.level === "warn");
-  document.title = worst ? `${worst.service.name}: ${worst.word} · synwall` : "synwall";
+  const worst = all[0];
+  document.title = worst && worst.level !== "good" ? `${worst.service.name}: ${worst.word} · synwall` : "synwall";
   speak(all);
 }
 
@@ -263,7 +208,7 @@ function showPrefixes(answer) {
   const traffic = answer.traffic.filter((one) => !answer.service || one.service === answer.service);
   element("sources").textContent = traffic
     .filter((one) => one.syn_rate > 0)
-    .map((one) => `${answer.service ? "" : `${one.service}: `}${count(one.distinct_sources)} sources, ${percent(one.new_source_share)} never seen, ${percent(one.completed_share)} completed`)
+    .map((one) => `${answer.service ? "" : `${one.service}: `}${count(one.distinct_sources)} ${one.distinct_sources === 1 ? "source" : "sources"}, ${percent(one.new_source_share)} never seen, ${percent(one.completed_share)} completed`)
     .join(" · ");
   element("prefixes").className = answer.service ? "one" : "";
   fill("prefixes", "No SYNs were sampled lately.", traffic.flatMap((one) => one.top_prefixes.map((heavy) => {
@@ -312,157 +257,8 @@ function fill(id, empty, rows) {
 
 // ---- charts ----
 
-/** A chart with its legend; made anew when its lines or the colours change. */
-class Chart {
-  /** @param {string} name @param {() => {label: string, values: number[], colour: string, fill?: boolean}[]} lines */
-  constructor(name, lines, hasShade = false) {
-    this.place = element(`chart-${name}`);
-    this.legend = element(`legend-${name}`);
-    this.lines = lines;
-    this.hasShade = hasShade;
-    this.plot = null;
-    this.key = "";
-    new ResizeObserver(() => this.plot?.setSize(this.size())).observe(this.place);
-  }
-
-  size() {
-    return { width: this.place.clientWidth, height: this.place.clientHeight };
-  }
-
-  draw() {
-    const lines = this.lines();
-    const key = lines.map((line) => line.label + line.colour).join("|");
-    const data = [series.t, ...lines.map((line) => line.values)];
-    if (key !== this.key || !this.plot) {
-      this.plot?.destroy();
-      this.key = key;
-      // @ts-ignore: uPlot comes from its own script.
-      this.plot = new uPlot(this.options(lines), data, this.place);
-    } else {
-      this.plot.setData(data);
-    }
-    this.place.dataset.samples = String(series.t.length);
-    this.explain(lines, null);
-  }
-
-  /** The lines' names and values: at the cursor, else the latest. */
-  explain(lines, at) {
-    const items = lines.map((line, number) => {
-      const item = make("li");
-      const value = line.values[at ?? line.values.length - 1];
-      item.append(sample(line.colour, dash(number)), `${line.label} `, make("b", value === undefined ? "–" : count(value)));
-      return item;
-    });
-    if (this.hasShade) {
-      const marks = /** @type {[string, string, number, number[]][]} */ (
-        [["--shade", "challenging", 10, series.challenging], ["--strip", "attack", 4, series.attacked]]);
-      for (const [name, what, height, flags] of marks) {
-        if (!flags.includes(1)) continue;
-        const item = make("li");
-        item.append(block(colour(name), height), what);
-        items.push(item);
-      }
-    }
-    if (lines.length === 0) items.push(make("li", "nothing was dropped"));
-    if (at !== null) items.push(make("li", `at ${clock(series.t[at])}`));
-    this.legend.replaceChildren(...items);
-  }
-
-  options(lines) {
-    const [soft, grid] = [colour("--soft"), colour("--grid")];
-    const font = "12px system-ui, sans-serif";
-    const axis = { stroke: soft, font, grid: { stroke: grid, width: 1 }, ticks: { stroke: grid, width: 1, size: 4 } };
-    return {
-      ...this.size(),
-      legend: { show: false },
-      cursor: { sync: { key: "live" }, drag: { x: false, y: false }, points: { size: 6 } },
-      padding: [6, 28, 0, 0],
-      scales: {
-        x: { time: true, range: () => [Math.max(Math.min(series.t[0] ?? 0, now() - 60), now() - SPAN), now()] },
-        // Like a logarithm, but with a zero: ten clients are to be seen beside a hundred thousand SYNs.
-        y: { distr: 4, asinh: 1, range: (_, _least, most) => [0, Math.max(10, 1.5 * (most ?? 0))] },
-      },
-      axes: [
-        { ...axis, space: 70, size: 28, values: (_, splits) => splits.map((t) => clock(t, splits.length < 2 || splits[1] - splits[0] < 60)) },
-        { ...axis, size: 52, splits: (u) => decades(u.scales.y.max), filter: (_, splits) => splits, values: (_, splits) => splits.map(label) },
-      ],
-      series: [{}, ...lines.map((line, number) => ({
-        stroke: line.colour,
-        width: 2,
-        dash: dash(number),
-        fill: line.fill ? `${line.colour}22` : undefined,
-        points: { show: false },
-      }))],
-      hooks: {
-        drawClear: [(u) => this.hasShade && shade(u)],
-        setCursor: [(u) => this.explain(this.lines(), u.cursor.left >= 0 ? u.cursor.idx ?? null : null)],
-      },
-    };
-  }
-}
-
-function now() {
-  return series.t.at(-1) ?? Date.now() / 1000;
-}
-
-/** Zero and the powers of ten up to `most`. @param {number} most */
-function decades(most) {
-  const splits = [0];
-  for (let power = 1; power <= most; power *= 10) splits.push(power);
-  return splits;
-}
-
-/** Zero and one would stand on each other where there are many decades. */
-function label(/** @type {number} */ value, /** @type {number} */ _, /** @type {number[]} */ all) {
-  return value === 1 && all.length > 4 ? "" : count(value);
-}
-
-/** Lines differ by more than their colour. @param {number} number */
-function dash(number) {
-  return [[], [8, 4], [2, 3], [10, 3, 2, 3], [4, 4], [14, 4], [1, 5]][number % 7];
-}
-
-/** The times of challenges behind the lines, those of attacks as a strip at the top. */
-function shade(u) {
-  const { left, top, width, height } = u.bbox;
-  const paint = (flags, fill, depth) => {
-    u.ctx.fillStyle = fill;
-    for (let at = 0; at < flags.length; at++) {
-      if (!flags[at]) continue;
-      const first = at;
-      while (flags[at + 1]) at++;
-      const begin = Math.max(left, u.valToPos(series.t[first] - 1, "x", true));
-      const end = Math.min(left + width, u.valToPos(series.t[at], "x", true));
-      u.ctx.fillRect(begin, top, Math.max(1, end - begin), depth);
-    }
-  };
-  paint(series.challenging, colour("--shade"), height);
-  paint(series.attacked, colour("--strip"), 4 * devicePixelRatio);
-}
-
-/** A piece of line for the legend. @param {string} stroke @param {number[]} pattern */
-function sample(stroke, pattern) {
-  return drawing("line", { x1: 0, x2: 20, y1: 5, y2: 5, stroke, "stroke-width": 2.5, "stroke-dasharray": pattern.join(" ") });
-}
-
-/** @param {string} fill @param {number} height */
-function block(fill, height) {
-  return drawing("rect", { x: 0, y: (10 - height) / 2, width: 20, height, fill });
-}
-
-function drawing(shape, attributes) {
-  const image = document.createElementNS(SVG, "svg");
-  image.setAttribute("viewBox", "0 0 20 10");
-  image.setAttribute("aria-hidden", "true");
-  const drawn = document.createElementNS(SVG, shape);
-  for (const [name, value] of Object.entries(attributes)) drawn.setAttribute(name, String(value));
-  image.append(drawn);
-  return image;
-}
-
-const SVG = "http://www.w3.org/2000/svg"; // A name, not an address.
-
-function dropLines() {
+/** @param {Series} series */
+function dropLines(series) {
   const sum = (values) => values.reduce((all, value) => all + value, 0);
   const reasons = [...series.drops].filter(([, values]) => sum(values) > 0).sort((a, b) => sum(b[1]) - sum(a[1]));
   const lines = reasons.slice(0, REASONS).map(([reason, values], number) =>
@@ -476,12 +272,12 @@ function dropLines() {
 }
 
 const charts = [
-  new Chart("syns", () => [
+  new Chart("syns", (series) => [
     { label: "SYNs", values: series.syns, colour: colour("--c0"), fill: true },
     { label: "validated clients", values: series.validated, colour: colour("--c1") },
     { label: "cookies sent", values: series.cookies, colour: colour("--c2") },
   ], true),
-  new Chart("open", () => [
+  new Chart("open", (series) => [
     { label: "half-open", values: series.half_open, colour: colour("--c4") },
     { label: "cookies in flight", values: series.cookies_in_flight, colour: colour("--c2") },
   ]),
@@ -489,7 +285,7 @@ const charts = [
 ];
 
 function showCharts() {
-  for (const chart of charts) chart.draw();
+  for (const chart of charts) chart.draw(series);
 }
 
 // ---- the course of time ----
