@@ -29,6 +29,7 @@ mod admin;
 mod bad_input;
 mod bridge;
 mod connections;
+mod control_abuse;
 mod differential;
 mod failures;
 mod flood;
