@@ -33,7 +33,7 @@ fn clients_do_not_notice_what_control_is_made_to_suffer() {
     let mut lab = Lab::up(&[]);
     lab.start(&with_hook(&lab));
     raise_own_limit();
-    lab.script(&["flood", "3"]);
+    lab.script(&["flood", "60"]);
     let pid = lab.state().join("hook.pid");
     let hook = || fs::read_to_string(&pid).ok().and_then(|text| text.trim().parse::<u32>().ok());
     assert!(eventually(PATIENCE, || hook().is_some()), "the hook was not run:\n{}", lab.log());
