@@ -8,26 +8,13 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use serde_json::Value;
-
 use crate::lab::{CONFIG, Lab, SERVER, eventually};
+use crate::operator::{json, said, synwall};
 use crate::screen::Screen;
 use crate::traffic::{address, get, open, visit};
 
 /// Longer than anything may take here, even on a machine with much else to do.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// What a command that succeeds prints.
-fn said(lab: &Lab, words: &[&str]) -> String {
-    let output = lab.operate(words);
-    let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{words:?}: {} {complaint}\n{}", output.status, lab.log());
-    String::from_utf8(output.stdout).unwrap()
-}
-
-fn json(lab: &Lab, words: &[&str]) -> Value {
-    serde_json::from_str(&said(lab, &[words, &["--json"]].concat())).unwrap()
-}
 
 fn connects(lab: &Lab) -> bool {
     let server = address(SERVER[0], 80);
@@ -63,7 +50,7 @@ fn an_operator_sees_a_connection_blocks_its_client_and_lets_it_again() {
     assert!(!connects(&lab));
     assert!(eventually(PATIENCE, || said(&lab, &["blocks"]) == "nothing is blocked\n"));
     lab.within("client", || visit(address(SERVER[0], 80)).unwrap());
-    let refused = lab.operate(&["unblock", "198.18.255.10"]);
+    let refused = synwall(&lab, &["unblock", "198.18.255.10"]);
     assert_eq!(refused.status.code(), Some(1));
     assert_eq!(String::from_utf8_lossy(&refused.stderr), "198.18.255.10/32 is not blocked\n");
     for line in ["blocked uid=0", "unblocked uid=0", "block ended: its time is over prefix=198.18.255.0/24"] {
@@ -73,7 +60,7 @@ fn an_operator_sees_a_connection_blocks_its_client_and_lets_it_again() {
     assert_eq!(fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
     lab.stop();
     assert!(!socket.exists());
-    let gone = lab.operate(&["status"]);
+    let gone = synwall(&lab, &["status"]);
     assert_eq!(gone.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&gone.stderr).contains("cannot be reached at "));
 }

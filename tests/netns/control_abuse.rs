@@ -15,6 +15,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::lab::{CONFIG, Lab, SERVER, eventually};
+use crate::operator::synwall;
 use crate::traffic::{address, visit};
 
 /// Longer than anything may take here, even on a machine with much else to do.
@@ -70,7 +71,7 @@ fn clients_do_not_notice_what_control_is_made_to_suffer() {
     let descriptors = || lab.metric("process_open_fds", "");
     assert!(eventually(2 * PATIENCE, || descriptors() < 100), "{} are open", descriptors());
     lab.assert_metrics(&[("synwall_backend_handshake_failed_total", 0)]);
-    assert!(lab.operate(&["status"]).status.success(), "{}", lab.log());
+    assert!(synwall(&lab, &["status"]).status.success(), "{}", lab.log());
     assert!(!lab.log().contains("panic"), "{}", lab.log());
     lab.stop();
 }
@@ -117,7 +118,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 
 /// Under abuse: the operator and Prometheus still get their answers, and what is held is bounded.
 fn control_answers(lab: &Lab) {
-    let status = lab.operate(&["status", "--json"]);
+    let status = synwall(lab, &["status", "--json"]);
     let said = String::from_utf8_lossy(&status.stdout).into_owned();
     assert!(said.starts_with('{'), "{} {said}{}", status.status, String::from_utf8_lossy(&status.stderr));
     let descriptors = lab.metric("process_open_fds", "");

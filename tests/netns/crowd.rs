@@ -124,7 +124,7 @@ impl Crowd {
 }
 
 /// A listener whose backlog holds a crowd; the one of std does not.
-fn open_listener(address: SocketAddr) -> Result<TcpListener> {
+pub(crate) fn open_listener(address: SocketAddr) -> Result<TcpListener> {
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let fd = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     setsockopt(&fd, sockopt::ReuseAddr, &true)?;

@@ -100,12 +100,6 @@ impl Lab {
         (output.status.code(), String::from_utf8_lossy(&said).into_owned())
     }
 
-    /// Runs one of the operator's commands to its end.
-    pub(crate) fn operate(&self, words: &[&str]) -> Output {
-        let mut command = self.command("box", env!("CARGO_BIN_EXE_synwall"));
-        command.args(words).arg("--socket").arg(self.state().join("admin.sock")).output().unwrap()
-    }
-
     /// The process that is synwall.
     pub(crate) fn pid(&self) -> Pid {
         Pid::from_raw(self.program.as_ref().expect("synwall runs").id().cast_signed())

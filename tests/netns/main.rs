@@ -15,6 +15,7 @@
 mod capture;
 mod crowd;
 mod lab;
+mod operator;
 mod prometheus;
 #[path = "../dashboard/promql.rs"]
 mod promql;
@@ -26,6 +27,7 @@ mod sources;
 mod traffic;
 
 mod admin;
+mod attacks;
 mod bad_input;
 mod bridge;
 mod connections;
