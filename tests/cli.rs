@@ -171,6 +171,21 @@ fn a_synwall_that_is_not_there_is_named_with_what_to_do() {
     assert_eq!((status(&output), text(&output.stderr).as_str()), (2, complaint));
 }
 
+/// A non-blocking connect fails (EAGAIN) while a listener's queue is full; that is no synwall that is not there.
+#[test]
+fn a_synwall_with_many_others_waiting_is_waited_for() {
+    let directory = directory("queue");
+    let socket = directory.join("admin.sock");
+    let _ = std::fs::remove_file(&socket);
+    let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    nix::sys::socket::listen(&listener, nix::sys::socket::Backlog::new(0).unwrap()).unwrap();
+    let _first = std::os::unix::net::UnixStream::connect(&socket).unwrap();
+    let output = synwall(&directory, &["status", "--socket", "admin.sock"]);
+    assert_eq!(status(&output), 2);
+    let said = text(&output.stderr);
+    assert!(said.contains("did not answer within 5 s"), "{said}");
+}
+
 #[test]
 fn what_answers_in_a_foreign_tongue_is_not_taken_for_synwall() {
     let directory = directory("foreign");

@@ -99,7 +99,7 @@ impl Client {
 
     async fn exchange(&self, method: Method, path: &str, body: String) -> Result<(bool, String), CallError> {
         let strange = |error: &dyn std::fmt::Display| self.strange(error.to_string());
-        let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.unreachable(error))?;
+        let stream = self.connect().await.map_err(|error| self.unreachable(error))?;
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| strange(&error))?;
         // It ends with the sender; what goes wrong on it the sender tells.
@@ -116,6 +116,18 @@ impl Client {
         let body = Limited::new(response.into_body(), MAX_ANSWER_OCTETS).collect().await;
         let octets = body.map_err(|error| strange(&error))?.to_bytes();
         Ok((is_success, String::from_utf8_lossy(&octets).into_owned()))
+    }
+
+    /// The kernel has a non-blocking socket try again while too many others wait to be accepted.
+    async fn connect(&self) -> io::Result<UnixStream> {
+        loop {
+            match UnixStream::connect(&self.socket).await {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    tokio::time::sleep(RETRY_PAUSE).await;
+                }
+                outcome => return outcome,
+            }
+        }
     }
 
     fn unreachable(&self, error: io::Error) -> CallError {
@@ -148,6 +160,9 @@ impl Answer {
 
 /// The longest time for an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long to leave a listener alone that many others wait for.
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
 /// The longest answer: ten thousand connections take two million octets.
 const MAX_ANSWER_OCTETS: usize = 64 << 20;

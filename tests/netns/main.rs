@@ -32,6 +32,7 @@ mod attacks;
 mod bad_input;
 mod bridge;
 mod connections;
+mod control_abuse;
 mod differential;
 mod failures;
 mod flood;
