@@ -345,7 +345,7 @@ fn what_is_not_said_has_the_engines_defaults() {
     );
     assert_eq!(
         (service.activate_at, service.deactivate_at),
-        (Threshold { half_open: 128, syn_rate: 1_000 }, Threshold { half_open: 64, syn_rate: 500 })
+        (Threshold { half_open: 256, syn_rate: 1_000 }, Threshold { half_open: 128, syn_rate: 500 })
     );
     assert_eq!((service.min_active, service.syn_timeout), (Duration::from_secs(60), Duration::from_secs(20)));
     assert_eq!(service.budgets, Budgets::default());

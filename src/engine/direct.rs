@@ -180,12 +180,6 @@ impl Step<'_> {
         let _ = self.track_opening(arrival, frame);
     }
 
-    /// Refuses a SYN that no client sends, and one of a source that sends too many.
-    pub(super) fn may_enter(&self, arrival: &Arrival<'_>, frame: &[u8]) -> Result<(), DropReason> {
-        self.screen_opening(arrival, frame)?;
-        self.take_syn(arrival.id, arrival.service, arrival.key.client())
-    }
-
     /// Lets a SYN of a service that is not under pressure through, if there is room for one more that is half-open. If not,
     /// its client is challenged.
     pub(super) fn admit_opening(&mut self, arrival: &Arrival<'_>, frame: &[u8]) -> Verdict {

@@ -33,7 +33,7 @@ pub(super) struct Redemption {
 }
 
 impl Step<'_> {
-    /// Answers a client's SYN with a cookie, whatever else is known of the tuple: no table is touched.
+    /// Answers a client's SYN, which has been screened, with a cookie, whatever else is known of the tuple: no table is touched.
     pub(super) fn answer_syn(&mut self, arrival: &Arrival<'_>, frame: &[u8]) -> Verdict {
         match self.try_answer_syn(arrival, frame) {
             Ok(()) => Verdict::Consume,
@@ -50,7 +50,6 @@ impl Step<'_> {
     }
 
     fn try_answer_syn(&mut self, arrival: &Arrival<'_>, frame: &[u8]) -> Result<(), DropReason> {
-        self.screen_opening(arrival, frame)?;
         let counters = self.counters(arrival.id);
         let server = (arrival.key.server(), arrival.key.server_port());
         if self.shared.refused.contains(server, self.now, self.policy.limits.refused) {

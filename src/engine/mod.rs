@@ -404,8 +404,14 @@ impl<'a> Step<'a> {
     /// Handles a client's SYN.
     fn handle_opening(&mut self, arrival: &mut Arrival<'_>, frame: &mut [u8]) -> Verdict {
         self.counters(arrival.id).syn_received.add(1);
-        self.sight(Sighted::Syn, arrival, frame);
-        self.feel(arrival);
+        if arrival.service.mode != Mode::Off && !self.is_let_off(arrival) {
+            // What no client sends is no sign of how many there are.
+            if let Err(reason) = self.screen_opening(arrival, frame) {
+                return self.refuse_nonsense(arrival, frame, reason);
+            }
+            self.sight(Sighted::Syn, arrival, frame);
+            self.feel(arrival);
+        }
         match arrival.stance {
             // A SYN is answered without a look at any table: a forged one harms no connection, for its real client
             // answers the stray SYN-ACK with an ACK that is translated like any other.
@@ -413,7 +419,7 @@ impl<'a> Step<'a> {
             Stance::Challenge => {}
             // What is late of the connection before needs its translation.
             Stance::Admit if self.is_translated(arrival) => return self.answer_syn(arrival, frame),
-            Stance::Admit => match self.may_enter(arrival, frame) {
+            Stance::Admit => match self.take_syn(arrival.id, arrival.service, arrival.key.client()) {
                 Ok(()) => self.forget_old_flow(arrival),
                 Err(reason) => return Verdict::Drop(reason),
             },
@@ -491,6 +497,20 @@ impl<'a> Step<'a> {
         // The count answers for nearly every SYN of a flood, without a look-up.
         self.shared.flows.group_len(Flow::group_of(FlowState::Established, true)) != 0
             && self.shared.flows.with(&arrival.key, is_live_direct) == Some(true)
+    }
+
+    /// Whether the operator lets the source off: it is no sign of pressure either.
+    fn is_let_off(&self, arrival: &Arrival<'_>) -> bool {
+        arrival.stance == Stance::Watch && arrival.service.mode.protects()
+    }
+
+    /// Drops a SYN that no client sends, unless the service is only watched.
+    fn refuse_nonsense(&mut self, arrival: &Arrival<'_>, frame: &mut [u8], reason: DropReason) -> Verdict {
+        if arrival.service.mode.protects() {
+            Verdict::Drop(reason)
+        } else {
+            self.handle_client(arrival, frame)
+        }
     }
 
     /// Whether there is a translated connection on the tuple, be it over or about to begin.

@@ -152,9 +152,10 @@ fn unpack(packed: u64) -> (u32, i32) {
     ((packed >> 32) as u32, (packed as u32).cast_signed())
 }
 
-/// Whether events come at more than `rate` a second, over [`RATE_WINDOW`].
+/// Whether events come at more than `rate` a second, over [`RATE_WINDOW`], or for as long as a few take at that rate.
 fn is_above(meter: &Budget, now: Instant, rate: u32) -> bool {
-    !meter.take_within(now, NonZeroU32::new(rate), RATE_WINDOW)
+    let window = Duration::from_secs(FEW).checked_div(rate).unwrap_or_default().max(RATE_WINDOW);
+    !meter.take_within(now, NonZeroU32::new(rate), window)
 }
 
 impl Engine {
@@ -188,9 +189,6 @@ impl Engine {
 impl Step<'_> {
     /// Notes a client's SYN, and settles how it is met.
     pub(super) fn feel(&self, arrival: &mut Arrival<'_>) {
-        if arrival.stance == Stance::Pass {
-            return;
-        }
         let pressure = &self.shared.service(arrival.id).pressure;
         let half_open = self.shared.slots_taken(arrival.id);
         if pressure.note_syn(self.now, arrival.service, half_open) {
@@ -219,6 +217,9 @@ const SLOTS: u32 = 16;
 
 /// The SYN rate is measured over this: the time from a flood's first SYN until it is known to be one.
 const RATE_WINDOW: Duration = Duration::from_millis(100);
+
+/// So many SYNs at a time are a page that a browser opens, whatever the threshold.
+const FEW: u64 = 16;
 
 /// How often pressure is looked at beside SYNs.
 const REVIEW_INTERVAL: Duration = Duration::from_millis(50);

@@ -10,8 +10,8 @@ pub fn octets(address: IpAddr) -> [u8; 8] {
     match address {
         IpAddr::V4(v4) => {
             let [a, b, c, _] = v4.octets();
-            // No global IPv6 address begins with a zero octet (RFC 4291 §2.4).
-            [0, 0, 0, 4, 0, a, b, c]
+            // What begins like a multicast address is no source (RFC 4291 §2.7).
+            [0xff, 0, 0, 4, 0, a, b, c]
         }
         IpAddr::V6(v6) => {
             let [a, b, c, d, e, f, g, h, ..] = v6.octets();

@@ -186,7 +186,7 @@ fn weight(sighting: &Sighting) -> u64 {
 /// The prefix behind [`prefix::octets`].
 fn show(octets: PrefixOctets) -> String {
     let prefix = match octets {
-        [0, 0, 0, 4, 0, a, b, c] => Prefix::new([a, b, c, 0].into(), 24),
+        [0xff, 0, 0, 4, 0, a, b, c] => Prefix::new([a, b, c, 0].into(), 24),
         _ => Prefix::new(Ipv6Addr::from_bits(u128::from(u64::from_be_bytes(octets)) << 64).into(), 64),
     };
     prefix.map(|prefix| prefix.to_string()).unwrap_or_default()
