@@ -55,6 +55,7 @@ pub(super) enum Overdue {
 enum Continuation {
     Completed,
     Revived(Handshake),
+    Probed,
     Reset { is_exact: bool, is_freed: bool },
 }
 
@@ -111,9 +112,13 @@ impl Direct {
         let is_ahead = arrival.seq.distance_from(first) <= MAX_AHEAD;
         let server_iss = arrival.ack.sub(1);
         let is_known = server_iss == self.handshake.cookie_iss || Some(server_iss) == self.earlier_iss;
-        let completes = self.is_answered && arrival.flags.has(Flags::ACK) && is_ahead && is_known;
+        // A keep-alive or window probe can be the first that arrives when the ACK was lost (RFC 9293 §3.8.4).
+        let is_probe = arrival.seq.add(1) == first && arrival.end.distance_from(arrival.seq) <= 1;
+        let is_its_own = self.is_answered && arrival.flags.has(Flags::ACK) && is_known;
         match self.is_freed {
-            _ if !completes => None,
+            _ if !(is_its_own && (is_ahead || is_probe)) => None,
+            // The server answers it by what it expects, and the client that by its ACK.
+            false if is_probe => Some(Continuation::Probed),
             true => Some(Continuation::Revived(Handshake { cookie_iss: server_iss, ..self.handshake })),
             false => Some(Continuation::Completed),
         }
@@ -281,6 +286,7 @@ impl Step<'_> {
         Some(match found {
             Continuation::Completed => self.complete_direct(arrival, frame),
             Continuation::Revived(handshake) => self.revive(arrival, frame, handshake),
+            Continuation::Probed => Verdict::Forward,
             Continuation::Reset { is_exact, is_freed } => {
                 // The server would not look at it, and its slot would be forgotten here alone.
                 if let Err(reason) = verify(arrival, frame) {

@@ -290,6 +290,21 @@ fn a_repeated_syn_of_a_connection_that_is_held_gets_the_server_s_answer_again() 
     assert_eq!((moved.get("half_open_revived"), moved.get("backend_syn")), (Some(&1), Some(&1)));
 }
 
+/// Row 24: the ACK was lost, the server speaks first, and it is a keep-alive that arrives.
+#[test]
+fn a_keep_alive_of_a_half_open_connection_passes_or_opens_it_anew() {
+    let mut lab = lab_with(|service| service.syn_timeout = Duration::from_secs(5));
+    lab.client(linux_syn());
+    lab.server(lab.server_syn_ack());
+    lab.skip();
+    assert_eq!(lab.client(seg(ACK, c(0)).ack(s(1)).ts(1500, 9000)), Verdict::Forward);
+    lab.advance(Duration::from_secs(6));
+    lab.skip();
+    assert_eq!(lab.client(seg(ACK, c(0)).ack(s(1)).ts(7500, 9000).data(b"?")), Verdict::Consume);
+    let moved = lab.moved();
+    assert_eq!((moved.get("half_open_revived"), moved.get("early_data_octets")), (Some(&1), None));
+}
+
 /// What is held here is no burden on the server, and no reason to challenge.
 #[test]
 fn held_connections_are_no_pressure() {
