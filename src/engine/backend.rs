@@ -35,6 +35,8 @@ pub(super) struct Handshake {
     pub(super) window: u16,
     /// The window scale that the client was told the server uses.
     pub(super) told_wscale: u8,
+    /// The ISS of a SYN-ACK to the same SYN whose connection the server was told to forget.
+    pub(super) forgotten_iss: Option<SeqNumber>,
 }
 
 /// A connection whose server has been sent a SYN.
@@ -194,6 +196,9 @@ impl Backend {
                 Answer::Unexpected { resend: None, wants_reset: false }
             };
         }
+        if flags.has(Flags::SYN) && acknowledges_syn && self.handshake.forgotten_iss == Some(arrival.seq) {
+            return self.answered_by_the_forgotten();
+        }
         if flags.has(Flags::SYN) && acknowledges_syn {
             self.is_done = true;
             let early = core::mem::replace(&mut self.early, empty);
@@ -208,6 +213,16 @@ impl Backend {
         let resend = (!flags.has(Flags::SYN) && !self.was_hurried).then_some(self.handshake);
         self.was_hurried = true;
         Answer::Unexpected { resend, wants_reset: true }
+    }
+}
+
+impl Backend {
+    /// The server's SYN-ACK of before, which was on its way when the server was told to forget it: the answer to our SYN is
+    /// still to come. Unless that RST was lost; then the repeated SYN is answered like this, too, and both go out again.
+    fn answered_by_the_forgotten(&mut self) -> Answer {
+        let is_alive = self.retries > 0 && !self.was_hurried;
+        self.was_hurried |= is_alive;
+        Answer::Unexpected { resend: is_alive.then_some(self.handshake), wants_reset: is_alive }
     }
 }
 

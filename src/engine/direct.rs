@@ -71,6 +71,7 @@ impl Direct {
             offer: offer(arrival, frame),
             window: arrival.window,
             told_wscale: 0,
+            forgotten_iss: None,
         };
         Direct { handshake, syn_end: arrival.end, is_answered: false, earlier_iss: None, is_freed: false }
     }
@@ -339,7 +340,9 @@ impl Step<'_> {
         // Its last SYN may have come without, and the server would refuse every segment that has none.
         let offer =
             Offer { timestamps: handshake.offer.timestamps && timestamps.is_some(), ..handshake.offer };
-        let handshake = Handshake { client_tsval, cookie_ts, offer, window: arrival.window, ..handshake };
+        let forgotten_iss = Some(handshake.cookie_iss);
+        let window = arrival.window;
+        let handshake = Handshake { client_tsval, cookie_ts, offer, window, forgotten_iss, ..handshake };
         // Beyond a budget the entry stays, and the client tries again.
         if let Err(reason) = self.may_open_backend(arrival) {
             return Verdict::Drop(reason);
@@ -482,8 +485,9 @@ pub(super) fn syn_timeout(service: &Service, half_open: usize, is_pressed: bool)
 /// How long an entry is held: as long as Linux repeats a SYN-ACK (1 + 2 + 4 + 8 + 16 + 32 s).
 const HOLD: Duration = Duration::from_secs(63);
 
-/// The SYN timeout under pressure: a client whose SYN-ACK was not lost answers sooner from anywhere on earth.
-const PRESSED_TIMEOUT: Duration = Duration::from_secs(3);
+/// The SYN timeout under pressure: a client whose SYN-ACK was not lost answers sooner from anywhere on earth. Between the
+/// times at which clients repeat SYNs and servers SYN-ACKs, 1 and 3 s, for the RST not to cross one.
+const PRESSED_TIMEOUT: Duration = Duration::from_millis(2_500);
 
 /// How often an entry is looked at, since the timeout may have become shorter; and the shortest timeout.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);

@@ -41,6 +41,14 @@ impl HalfOpen {
         }
     }
 
+    /// The ISS of the server's that it was told to forget.
+    pub(super) fn forgotten_iss(&self) -> Option<SeqNumber> {
+        match &self.phase {
+            Phase::Direct(direct) => direct.is_freed.then_some(direct.handshake.cookie_iss),
+            Phase::Backend(backend) => backend.handshake.forgotten_iss,
+        }
+    }
+
     /// Whether it waits for the client.
     pub(super) fn is_direct(&self) -> bool {
         !self.is_backend()

@@ -28,6 +28,8 @@ pub(super) struct Redemption {
     epoch: u64,
     /// TSval and TSecr of the ACK.
     timestamps: (u32, u32),
+    /// See [`Handshake::forgotten_iss`].
+    forgotten_iss: Option<SeqNumber>,
     /// The ACK is a keep-alive or window probe: its SEG.SEQ lies before the data and it carries none that counts.
     is_probe: bool,
 }
@@ -144,13 +146,14 @@ impl Step<'_> {
     /// # Errors
     /// Why it does not.
     pub(super) fn listen(&mut self, arrival: &Arrival<'_>, frame: &mut [u8]) -> Result<Verdict, DropReason> {
-        let redemption = self.redeem(arrival, frame)?;
+        let mut redemption = self.redeem(arrival, frame)?;
         // Another worker may have opened the flow since it was looked for: its cookie has done its work.
         if let Some(verdict) = self.established(Side::Client, arrival, frame) {
             return Ok(verdict);
         }
         // The client's first SYN was let through, a later one was answered, and it is the answer that arrived.
-        self.shared.half_open.remove_if(&arrival.key, HalfOpen::is_direct);
+        let direct = self.shared.half_open.remove_if(&arrival.key, HalfOpen::is_direct);
+        redemption.forgotten_iss = direct.and_then(|entry| entry.forgotten_iss());
         Ok(self.admit(arrival, frame, &redemption))
     }
 
@@ -199,6 +202,7 @@ impl Step<'_> {
             offer,
             epoch,
             timestamps: timestamps.unwrap_or_default(),
+            forgotten_iss: None,
             is_probe,
         };
         let found = if let Some(redeemed) = check(arrival.seq.sub(1)) {
@@ -256,6 +260,7 @@ impl Step<'_> {
             offer: redemption.offer,
             window: arrival.window,
             told_wscale: self.shared.service(arrival.id).promised_wscale(redemption.epoch),
+            forgotten_iss: redemption.forgotten_iss,
         };
         let payload = if redemption.is_probe { &[] } else { segment.payload() };
         self.open_backend(arrival, handshake, payload, !redemption.is_probe)
