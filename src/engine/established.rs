@@ -163,8 +163,12 @@ fn handle(
         return Outcome::MayReopen { is_over: flow.state.is_over(), next: flow.client.next };
     }
     if flow.is_direct {
-        // What a direct flow carries is never judged, only watched.
+        // What a direct flow carries is never judged, only watched; but what is not of a connection that both ends have closed
+        // is of the next on its tuple, which was challenged, and must not reach the server as it is.
         if standing == Standing::OutOfWindow {
+            if side == Side::Client && flow.state == FlowState::TimeWait {
+                return Outcome::Settled(Verdict::Drop(DropReason::OutOfWindow));
+            }
             standing = Standing::Acceptable;
         }
     } else {

@@ -176,8 +176,10 @@ fn a_tuple_is_used_again_under_the_other_rule() {
     let next = Seg { seq: c(70_000), ..linux_syn() };
     let cookie = lab.syn_with(next);
     lab.skip();
-    let ack = seg(ACK, c(70_001)).ack(cookie.iss.wrapping_add(1)).ts(2001, cookie.tsval);
-    assert_eq!(lab.client(ack), Verdict::Consume);
+    // What overtakes the ACK is no redemption, and must not reach the server as it is.
+    let ack = |seq: u32| seg(ACK, c(seq)).ack(cookie.iss.wrapping_add(1)).ts(2001, cookie.tsval);
+    assert_eq!(lab.client(ack(71_000).data(b"late")), Verdict::Drop(DropReason::OutOfWindow));
+    assert_eq!(lab.client(ack(70_001)), Verdict::Consume);
     let moved = lab.moved();
     assert_eq!((moved.get("cookie_valid"), moved.get("backend_syn")), (Some(&1), Some(&1)));
 
