@@ -2,7 +2,7 @@
 //!
 //! [`Detector`] is a function of sightings, snapshots and time; [`task`] feeds it. Two things are told apart that look alike
 //! by rate: a flood, whose handshakes do not complete, and a crowd, whose handshakes do. An event begins and ends with the
-//! pressure that the engine reports (`activate_at`, `deactivate_at`); what it is follows from the evidence ([`verdict`]):
+//! pressure that the engine reports (`activate_at`, `deactivate_at`); what it is follows from the evidence (`verdict`):
 //!
 //! - Handshakes complete a round trip after their SYN, so SYNs are compared with what was completed until a little later,
 //!   and what was completed anyhow before the event began is set off against that.
