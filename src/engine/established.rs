@@ -27,6 +27,8 @@ struct Acknowledgement {
     ack: SeqNumber,
     window: u16,
     tsval: Option<u32>,
+    /// What TSecr is to echo if not the segment's own TSval.
+    echo: Option<u32>,
 }
 
 /// What the segment did to the flow.
@@ -58,7 +60,8 @@ impl Step<'_> {
 
     /// Answers a repeated SYN-ACK in the client's name; to the client it would be a SYN out of nowhere.
     fn acknowledge_again(&mut self, arrival: &Arrival<'_>, frame: &[u8], again: &Acknowledgement) {
-        let echo = Segment::new(frame, arrival.layout).options().timestamps().map_or(0, |(value, _)| value);
+        let own = || Segment::new(frame, arrival.layout).options().timestamps().map_or(0, |(value, _)| value);
+        let echo = again.echo.unwrap_or_else(own);
         let ack = SegmentSpec {
             seq: again.seq,
             ack: Some(again.ack),
@@ -219,6 +222,8 @@ fn syn_ack_again(flow: &Flow, side: Side, arrival: &Arrival<'_>) -> Option<Ackno
         ack: if is_the_same { arrival.end } else { flow.client.acked },
         window: u16::try_from(scaled).unwrap_or(u16::MAX),
         tsval: flow.client_tsval,
+        // TSval of another connection is not TS.Recent of this one (RFC 7323 §4.3).
+        echo: (!is_the_same).then(|| flow.translation.server_clock.latest()),
     })
 }
 

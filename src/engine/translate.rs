@@ -49,6 +49,11 @@ impl ServerClock {
         ServerClock { latest: 0, reach: u32::MAX }
     }
 
+    /// The latest TSval.
+    pub(super) fn latest(self) -> u32 {
+        self.latest
+    }
+
     /// Notes a TSval. One that is a little behind was overtaken; a clock that seems to have gone back further has gone
     /// around. A leap counts only in a segment that `is_whole`: a bit that was flipped on the way would make the client's
     /// next echoes look like a cookie's.
