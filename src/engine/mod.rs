@@ -4,8 +4,8 @@
 //!
 //! A frame is classified (`classify`), then handled by the state that its connection is in, a file a state: `listen`
 //! (no entry), `syn_sent` (the server is being asked; `backend` decides), `established` and `closing` (a flow). What
-//! crosses is edited by `translate`, what is originated is made by `reply` and `replay`. `direct` watches connections
-//! that are let through. Every change of state checks SEG.SEQ and SEG.ACK.
+//! crosses is edited by `translate`, what is originated is made by `reply` and `replay`. `direct` tracks connections
+//! that are let through, `held` those that the server was told to forget, and `pressure` says when that is not enough. Every change of state checks SEG.SEQ and SEG.ACK.
 
 #![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
@@ -18,6 +18,7 @@ pub mod export;
 mod flow;
 mod grace;
 mod half_open;
+mod held;
 mod icmp;
 pub mod list;
 mod listen;
@@ -30,6 +31,7 @@ mod reply;
 mod resume;
 mod service;
 pub mod sightings;
+mod snapshot;
 pub mod stats;
 mod syn_sent;
 mod timeouts;
@@ -53,11 +55,12 @@ use crate::wire::tcp::Flags;
 use classify::{Arrival, Class, Stance, verify};
 use flow::{Flow, FlowState};
 use half_open::HalfOpen;
-use policy::{MAX_SERVICES, Mode, Policy, ServiceId, Threshold};
+use policy::{MAX_SERVICES, Mode, Policy, ServiceId};
 use repeat::Repeats;
 use service::ServiceState;
 use sightings::{Sighted, Sightings};
-use stats::{PortValues, ServiceCounters, ServiceRowValues, WorkerStats};
+pub use snapshot::{ServiceSnapshot, Snapshot};
+use stats::{ServiceCounters, WorkerStats};
 use timeouts::TimerKind;
 pub use verdict::{DropReason, Outbox, Side, Verdict};
 
@@ -152,65 +155,6 @@ impl Shared {
         self.policy.load_full()
     }
 
-    /// Counters and gauges, summed over workers.
-    pub fn snapshot(&self) -> Snapshot {
-        let policy = self.policy.load();
-        let mut snapshot = Snapshot {
-            flows: self.flow_counts(),
-            flow_table_capacity: u64::from(policy.limits.max_flows),
-            early_data_octets: self.early_data.used(),
-            key_epoch: self.keys.load().as_ref().map(|keys| keys.ring.epoch()),
-            ..Snapshot::default()
-        };
-        for side in Side::ALL {
-            if let Some(port) = snapshot.ports.get_mut(side.index()) {
-                self.stats.iter().for_each(|stats| stats.add_port_to(side, port));
-            }
-        }
-        self.stats.iter().for_each(|stats| stats.add_service_to(None, &mut snapshot.unserved));
-        for (service, state) in policy.services().iter().zip(&self.services) {
-            let id = ServiceId(u16::try_from(snapshot.services.len()).unwrap_or(u16::MAX));
-            let mut values = ServiceRowValues::default();
-            self.stats.iter().for_each(|stats| stats.add_service_to(Some(id), &mut values));
-            let options = state.options(service);
-            snapshot.services.push(ServiceSnapshot {
-                id,
-                name: service.name.clone(),
-                mode: service.mode,
-                values,
-                half_open: self.slots_taken(id).saturating_add(self.held(id)) as u64,
-                max_half_open: u64::from(service.max_half_open),
-                cookies_in_flight: state.pressure.cookies_in_flight(),
-                is_challenging: match service.mode {
-                    Mode::Off | Mode::Monitor => false,
-                    Mode::Adaptive => state.pressure.is_on(),
-                    Mode::Always => true,
-                },
-                is_under_pressure: state.pressure.is_on(),
-                activate_at: service.activate_at,
-                deactivate_at: service.deactivate_at,
-                backend_up: state.is_up(),
-                server_options: vec![
-                    ("mss", i64::from(options.mss.unwrap_or(0))),
-                    ("wscale", options.wscale.map_or(-1, i64::from)),
-                    ("sack", i64::from(options.sack)),
-                    ("timestamps", i64::from(options.timestamps)),
-                    ("ecn", i64::from(options.ecn)),
-                ],
-            });
-        }
-        snapshot
-    }
-
-    fn flow_counts(&self) -> Vec<(&'static str, u64)> {
-        let mut counts = vec![("syn_sent", self.half_open.len() as u64)];
-        counts.extend(FlowState::ALL.map(|state| {
-            let count = |is_direct| self.flows.group_len(Flow::group_of(state, is_direct)) as u64;
-            (state.label(), count(false).saturating_add(count(true)))
-        }));
-        counts
-    }
-
     fn service(&self, id: ServiceId) -> &ServiceState {
         #[expect(clippy::indexing_slicing, reason = "one more than MAX_SERVICES, and the index is clamped")]
         &self.services[id.index().min(MAX_SERVICES)]
@@ -223,58 +167,6 @@ const REFUSED_LOG2: u32 = 12;
 const SPENT_LOG2: u32 = 16;
 /// Source prefixes that completed a handshake lately, at most 2^16 of them.
 const VALIDATED_LOG2: u32 = 16;
-
-/// Counters and gauges at one moment, for `metrics` and `control`.
-#[derive(Clone, Debug, Default)]
-pub struct Snapshot {
-    /// By [`Side::index`].
-    pub ports: [PortValues; 2],
-    /// Each service of the policy.
-    pub services: Vec<ServiceSnapshot>,
-    /// What was counted for no service.
-    pub unserved: ServiceRowValues,
-    /// Flows by state, in the words of the metrics (`established`, `half_closed`, `closing`, `time_wait`, `reset`,
-    /// and `syn_sent` for half-open entries).
-    pub flows: Vec<(&'static str, u64)>,
-    /// The most flows that the table takes.
-    pub flow_table_capacity: u64,
-    /// Octets of memory that early data takes at the moment.
-    pub early_data_octets: u64,
-    /// The newest key epoch, or `None` without a key.
-    pub key_epoch: Option<u64>,
-}
-
-/// One service at one moment.
-#[derive(Clone, Debug)]
-pub struct ServiceSnapshot {
-    /// Its position in the policy.
-    pub id: ServiceId,
-    /// Its name.
-    pub name: String,
-    /// Its mode.
-    pub mode: Mode,
-    /// What was counted.
-    pub values: ServiceRowValues,
-    /// Half-open entries at the moment.
-    pub half_open: u64,
-    /// The most that it may hold.
-    pub max_half_open: u64,
-    /// Cookies that were sent lately and have not come back.
-    pub cookies_in_flight: u64,
-    /// Whether SYNs are answered with cookies at the moment.
-    pub is_challenging: bool,
-    /// Whether pressure has passed `activate_at` and not yet stayed below `deactivate_at`; in every mode but `off`.
-    pub is_under_pressure: bool,
-    /// The thresholds in force.
-    pub activate_at: Threshold,
-    /// The thresholds in force.
-    pub deactivate_at: Threshold,
-    /// Whether its server answers: no if the last handshakes all failed.
-    pub backend_up: bool,
-    /// What its server was seen to support, by option name (`mss`, `wscale`, `sack`, `timestamps`, `ecn`); `wscale` is -1 if
-    /// it does not scale. From the configuration until it was seen; `mss` is 0 if neither tells.
-    pub server_options: Vec<(&'static str, i64)>,
-}
 
 /// One worker's engine.
 pub struct Engine {

@@ -6,9 +6,10 @@
 use core::time::Duration;
 
 use super::backend::Timeout;
-use super::direct::{self, Overdue};
+use super::direct::Overdue;
 use super::flow::FlowState;
 use super::half_open::{HalfOpen, Phase};
+use super::held;
 use super::policy::{Policy, Service, ServiceId};
 use super::{Shared, Step};
 use crate::table::flow_key::FlowKey;
@@ -136,5 +137,5 @@ impl Step<'_> {
 fn slot_timeout(policy: &Policy, shared: &Shared, id: ServiceId) -> Option<Duration> {
     let service = policy.service(id).filter(|service| service.mode.protects())?;
     let half_open = shared.slots_taken(id).saturating_add(shared.held(id));
-    Some(direct::syn_timeout(service, half_open, shared.service(id).pressure.is_on()))
+    Some(held::syn_timeout(service, half_open, shared.service(id).pressure.is_on()))
 }
