@@ -79,7 +79,8 @@ fn a_flood_from_few_sources_is_named_with_its_prefixes() {
 #[test]
 fn five_thousand_real_clients_at_once_are_a_crowd() {
     let mut lab = Lab::up(&["--direct"]);
-    lab.start(&adaptive());
+    // However slow the machine is, they come faster than this.
+    lab.start(&adaptive().replace("min_active", "activate_at.syn_rate = 200\nmin_active"));
     let clients = Sources::of_attacker(&lab, "client", "198.18.64.0/18");
     let server = address(SERVER[0], 8000);
     let is_over = Arc::new(AtomicBool::new(false));

@@ -38,7 +38,7 @@ fn a_client_notices_neither_the_flood_nor_that_challenging_begins_and_ends() {
     assert!(eventually(Duration::from_secs(10), || lab.metric("synwall_challenging", "") == 1));
     let proxied = Long::open(&lab);
     let received = || lab.metric("synwall_syn_received_total", "");
-    assert!(eventually(Duration::from_secs(30), || received() > 100_000), "{} SYNs", received());
+    assert!(eventually(Duration::from_secs(30), || received() > 50_000), "{} SYNs", received());
     let passed = lab.metric("synwall_syn_passed_total", "") - quiet;
     // What 1,000 a second allow within the 100 ms over which the rate is measured; the client's own are among them.
     assert!(passed <= 300, "{passed} SYNs were let through before challenging began, of {} before", before);
