@@ -134,7 +134,9 @@ fn segments_in_fragments_arrive_before_and_behind_synwall() {
         both_ways(&lab, SERVER[0]);
         for end in ["client", "server"] {
             assert!(kernel_counter(&lab, end, "IpReasmOKs") > 1000, "{end} has put segments together");
-            assert_eq!(kernel_counter(&lab, end, "IcmpInDestUnreachs"), 0, "{end} was told of no MTU");
+            // But for the early data, ten segments at most, which synwall sends itself and with DF (RFC 6864 §4.1).
+            let told = kernel_counter(&lab, end, "IcmpInDestUnreachs");
+            assert!(told <= if end == "client" { 10 } else { 0 }, "{end} was told of an MTU {told} times");
         }
         lab.run(
             "client",

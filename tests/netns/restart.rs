@@ -142,7 +142,7 @@ fn connections_from_before_go_on_when_the_service_is_switched_on() {
             lab.within("client", || (open(address(host, 8000)).unwrap(), open(address(host, 8000)).unwrap()));
         let mut served = server.join().unwrap();
         if host == SERVER[0] {
-            fs::write(lab.state().join("synwall.toml"), &always).unwrap();
+            fs::write(lab.state().join("synwall.toml"), lab.with_socket(&always)).unwrap();
             kill(lab.pid(), Signal::SIGHUP).unwrap();
             let is_on = || lab.metric("synwall_mode", "always") == 2;
             assert!(eventually(Duration::from_secs(5), is_on), "{}", lab.log());
