@@ -185,9 +185,8 @@ impl Step<'_> {
     /// Lets a SYN of a service that is not under pressure through, if there is room for one more that is half-open. If not,
     /// its client is challenged.
     pub(super) fn admit_opening(&mut self, arrival: &Arrival<'_>, frame: &[u8]) -> Verdict {
-        let in_use = self.shared.flows.len().saturating_add(self.shared.half_open.len());
-        if in_use >= self.policy.limits.max_flows as usize {
-            return Verdict::Drop(DropReason::FlowTableFull);
+        if let Err(reason) = self.has_room_for_a_flow() {
+            return Verdict::Drop(reason);
         }
         if let Some(held) = self.held(arrival) {
             let state = self.shared.service(arrival.id);
@@ -273,7 +272,7 @@ impl Step<'_> {
         if let Phase::Direct(direct) = entry.phase
             && !is_admitted
             && arrival.stance != Stance::Watch
-            && self.shared.flows.with(&arrival.key, |_| ()).is_none()
+            && !self.shared.flows.contains(&arrival.key)
         {
             // Nothing more of it would pass: both ends are told at once.
             self.reset_both(arrival, &direct.handshake);

@@ -77,8 +77,8 @@ impl Step<'_> {
 
     /// Sends a SYN-ACK once more, unless its cookie has come back meanwhile.
     pub(super) fn repeat_syn_ack(&mut self, repeat: &Repeat) {
-        let has_come_back = self.shared.flows.with(&repeat.key, |_| ()).is_some()
-            || self.shared.half_open.with(&repeat.key, |_| ()).is_some();
+        let has_come_back =
+            self.shared.flows.contains(&repeat.key) || self.shared.half_open.contains(&repeat.key);
         let Some(service) = self.policy.service(repeat.service).filter(|_| !has_come_back) else { return };
         if self.take_syn_ack(repeat.service, service, repeat.key.client()).is_err() {
             return;

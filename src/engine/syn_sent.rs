@@ -39,7 +39,7 @@ impl Step<'_> {
             // Another worker was faster with the same ACK.
             Err(Refused::Exists) => return Verdict::Consume,
         }
-        if self.shared.flows.with(&arrival.key, |_| ()).is_some() {
+        if self.shared.flows.contains(&arrival.key) {
             // Or with all of the handshake: the flow was opened, and its entry removed, since it was looked for.
             self.shared.half_open.remove_if(&arrival.key, HalfOpen::is_backend);
             return Verdict::Drop(DropReason::EarlyDataExceeded);
@@ -53,10 +53,7 @@ impl Step<'_> {
     /// # Errors
     /// It is beyond one.
     pub(super) fn may_open_backend(&self, arrival: &Arrival<'_>) -> Result<(), DropReason> {
-        let in_use = self.shared.flows.len().saturating_add(self.shared.half_open.len());
-        if in_use >= self.policy.limits.max_flows as usize {
-            return Err(DropReason::FlowTableFull);
-        }
+        self.has_room_for_a_flow()?;
         if !self.has_room_for_timers() {
             return Err(DropReason::HalfOpenFull);
         }
@@ -67,6 +64,18 @@ impl Step<'_> {
         match syns.take(self.now, arrival.service.budgets.backend_syn) {
             true => Ok(()),
             false => Err(DropReason::BackendRateExceeded),
+        }
+    }
+
+    /// Whether the flow table has room for one more when all that is half-open has opened.
+    ///
+    /// # Errors
+    /// It has not.
+    pub(super) fn has_room_for_a_flow(&self) -> Result<(), DropReason> {
+        let in_use = self.shared.flows.len().saturating_add(self.shared.half_open.len());
+        match in_use < self.policy.limits.max_flows as usize {
+            true => Ok(()),
+            false => Err(DropReason::FlowTableFull),
         }
     }
 

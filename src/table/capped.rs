@@ -152,6 +152,11 @@ impl<V: Grouped> CappedMap<V> {
         Some(result)
     }
 
+    /// Whether there is an entry under `key`.
+    pub fn contains(&self, key: &FlowKey) -> bool {
+        !self.is_empty() && self.map.contains_key(key)
+    }
+
     /// Removes the entry under `key` if `condition` holds for it.
     pub fn remove_if(&self, key: &FlowKey, condition: impl FnOnce(&V) -> bool) -> Option<V> {
         if self.is_empty() {

@@ -37,6 +37,17 @@ fn press(lab: &mut Lab) {
     assert_eq!(lab.client(other(11)), Verdict::Consume);
 }
 
+/// Challenging, with ten connections half-open that the server has answered.
+fn pressed_by_answered() -> Lab {
+    let mut lab = lab();
+    for number in 1..=10 {
+        lab.client(other(number));
+        lab.server(plain_answer().port(number).of_client([number as u8, 9]));
+    }
+    assert_eq!(lab.client(other(11)), Verdict::Consume);
+    lab
+}
+
 /// The server's SYN-ACK without timestamps, so that the numbers are few.
 fn plain_answer() -> Seg {
     seg(SYN, SERVER_ISS).ack(c(1)).window(65_160).mss(1460)
@@ -227,12 +238,7 @@ fn an_unanswered_syn_is_forgotten_after_the_syn_timeout() {
 /// Under pressure 2.5 s are enough.
 #[test]
 fn the_syn_timeout_is_shorter_under_pressure() {
-    let mut lab = lab();
-    for number in 1..=10 {
-        lab.client(other(number));
-        lab.server(plain_answer().port(number).of_client([number as u8, 9]));
-    }
-    assert_eq!(lab.client(other(11)), Verdict::Consume);
+    let mut lab = pressed_by_answered();
     lab.skip();
     lab.advance(Duration::from_millis(2_490));
     lab.expect_counters(&[]);
@@ -343,12 +349,7 @@ fn a_keep_alive_of_a_half_open_connection_passes_or_opens_it_anew() {
 /// What is held here is no burden on the server, and no reason to challenge.
 #[test]
 fn held_connections_are_no_pressure() {
-    let mut lab = lab();
-    for number in 1..=10 {
-        lab.client(other(number));
-        lab.server(plain_answer().port(number).of_client([number as u8, 9]));
-    }
-    assert_eq!(lab.client(other(11)), Verdict::Consume);
+    let mut lab = pressed_by_answered();
     lab.advance(Duration::from_secs(10));
     let before = lab.snapshot().services.remove(0);
     assert_eq!((before.half_open, before.is_challenging), (10, true));

@@ -74,7 +74,7 @@ fn the_syn_timeout_alone_keeps_a_small_backlog_open() {
         let mut lab = Lab::up(&["--backlog", "256"]);
         lab.start(&adaptive(&format!("{NEVER_CHALLENGES}syn_timeout = \"{timeout}\"")));
         trickle(&lab);
-        let half_open = || lab.run("server", &["ss", "-Htn", "state", "syn-recv"]).lines().count();
+        let half_open = || half_open_at_server(&lab);
         if is_open {
             let reset = || lab.metric("synwall_half_open_reset_total", "");
             assert!(eventually(Duration::from_secs(30), || reset() > 600), "{} reset", reset());
@@ -97,7 +97,7 @@ fn room_for_more_half_open_connections_alone_lets_slow_clients_in() {
         let config = adaptive(&format!("{NEVER_CHALLENGES}syn_timeout = \"1s\""));
         lab.start(&config.replace("mode = \"adaptive\"", &format!("mode = \"{mode}\"")));
         trickle(&lab);
-        let half_open = || lab.run("server", &["ss", "-Htn", "state", "syn-recv"]).lines().count();
+        let half_open = || half_open_at_server(&lab);
         if mode == "off" {
             assert!(eventually(Duration::from_secs(30), || half_open() >= FULL), "{}", half_open());
             assert_served(&lab, false, ONE_SYN + Duration::from_millis(1_600));
@@ -124,7 +124,7 @@ fn the_filter_alone_keeps_a_prefix_out() {
             if deny.is_empty() { String::new() } else { format!("\n[filter]\ndeny = [\"{deny}\"]\n") };
         lab.start(&(config + &filter));
         hping(&lab, &["--interval", "u500", "--spoof", "198.18.7.7"]);
-        let half_open = || lab.run("server", &["ss", "-Htn", "state", "syn-recv"]).lines().count();
+        let half_open = || half_open_at_server(&lab);
         if is_open {
             let denied = || lab.metric("synwall_dropped_total", "reason=\"denied\"");
             assert!(eventually(Duration::from_secs(30), || denied() > 500), "{} denied", denied());
@@ -203,6 +203,11 @@ const FULL: usize = 192;
 /// and more than it takes for the seven seconds after which Linux gives a half-open connection up when there are many.
 fn trickle(lab: &Lab) {
     hping(lab, &["--interval", "u6666", "--rand-source"]);
+}
+
+/// Half-open connections that the server's kernel holds.
+fn half_open_at_server(lab: &Lab) -> usize {
+    lab.run("server", &["ss", "-Htn", "state", "syn-recv"]).lines().count()
 }
 
 fn hping(lab: &Lab, options: &[&str]) {
