@@ -15,6 +15,7 @@ mod closing;
 mod direct;
 mod established;
 pub mod export;
+pub mod fast;
 mod flow;
 mod grace;
 mod half_open;

@@ -1,0 +1,105 @@
+//! The fast path: where flows are translated without the engine (in the kernel, `io::xdp`).
+//!
+//! The engine is the truth: it decides which flows there are, tells a [`FastPath`] of each, and asks it where a flow's ends
+//! are before it judges a segment itself. Without a fast path it does all alone, and nothing is different but speed.
+
+use core::net::IpAddr;
+use core::time::Duration;
+
+use super::policy::ServiceId;
+use crate::table::flow_key::FlowKey;
+
+/// What a fast path does for the engine. Called by every worker, some of it for each connection; none of it blocks for longer
+/// than a table takes to admit an entry.
+pub trait FastPath: Send + Sync {
+    /// Takes up a flow, or another description of one that it has. `false` if there is no room: the flow cannot be admitted.
+    fn admit(&self, key: &FlowKey, flow: &FastFlow) -> bool;
+
+    /// Where the ends of a flow are and how long it has been idle; `None` if it is not there.
+    fn ends(&self, key: &FlowKey) -> Option<FastEnds>;
+
+    /// Notes what the engine has seen of a flow: ends only move on. Then all of its segments go up to the engine if
+    /// `is_up`, else only those that the engine must see.
+    fn note(&self, key: &FlowKey, ends: &FastEnds, is_up: bool);
+
+    /// Forgets a flow.
+    fn remove(&self, key: &FlowKey);
+
+    /// Has the segments of a connection that is no flow yet passed up, as if the fast path had passed its SYN up.
+    fn mark_pending(&self, key: &FlowKey);
+
+    /// Has SYNs to a server passed up for `life`, since it refused.
+    fn note_refusal(&self, server: IpAddr, port: u16, life: Duration);
+
+    /// Has a service's SYNs challenged, or no longer.
+    fn press(&self, service: ServiceId, is_pressed: bool);
+
+    /// Whether the fast path began to challenge by itself.
+    fn is_pressed(&self, service: ServiceId) -> bool;
+
+    /// What it has counted for a service: SYNs received and SYN-ACKs sent, since the beginning.
+    fn counts(&self, service: ServiceId) -> FastCounts;
+
+    /// Whether there are direct flows, of which a SYN may be part.
+    fn set_direct_flows(&self, are_there: bool);
+}
+
+/// A flow as a fast path needs it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FastFlow {
+    /// Whose it is.
+    pub service: ServiceId,
+    /// Every segment goes up to the engine.
+    pub is_up: bool,
+    /// Let through as it is.
+    pub is_direct: bool,
+    /// The client's ISS.
+    pub client_iss: u32,
+    /// Server's ISS less the cookie's.
+    pub delta: u32,
+    /// Server's TSval less the cookie's.
+    pub ts_delta: u32,
+    /// The scale of the server's window and the one that the client applies.
+    pub server_window: [u8; 2],
+    /// The scale of the client's window and the one that the server applies.
+    pub client_window: [u8; 2],
+    /// Where its ends are.
+    pub ends: FastEnds,
+}
+
+/// Where the ends of a flow are, in the server's sequence numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FastEnds {
+    /// The client's.
+    pub client: FastEnd,
+    /// The server's.
+    pub server: FastEnd,
+    /// The server's latest TSval.
+    pub clock_latest: u32,
+    /// How far back TSvals count.
+    pub clock_reach: u32,
+    /// Since when no segment came.
+    pub idle: Duration,
+}
+
+/// One end: see `engine::flow::End`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FastEnd {
+    /// SND.NXT.
+    pub next: u32,
+    /// RCV.NXT.
+    pub acked: u32,
+    /// The right edge of its window.
+    pub edge: u32,
+    /// The largest window it announced, in octets.
+    pub max_window: u32,
+}
+
+/// What a fast path has counted for a service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FastCounts {
+    /// SYNs that it settled.
+    pub syn_received: u64,
+    /// SYN-ACKs that it sent.
+    pub synack_sent: u64,
+}
