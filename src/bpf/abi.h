@@ -245,7 +245,9 @@ struct slot {
 	__u8 flags;
 	/* Empty segments in turn that said nothing new. */
 	__u8 storm;
-	__u8 padding[2];
+	/* The engine's own. */
+	__u8 marks;
+	__u8 padding;
 };
 #define SLOTS_PER_BUCKET 4
 
