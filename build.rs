@@ -25,7 +25,7 @@ fn compile() -> Result<(), String> {
     let mut command = Command::new(&clang);
     command.args(["-O2", "-g", "-target", "bpf", "-mcpu=v3", "-Wall", "-Werror"]);
     // What is the machine's own among the kernel's headers (asm/types.h) Debian keeps in a directory of its own.
-    for directory in multiarch() {
+    if let Some(directory) = multiarch() {
         command.arg("-idirafter").arg(directory);
     }
     command.arg("-c").arg(Path::new(SOURCES).join("synwall.bpf.c"));

@@ -38,7 +38,8 @@ pub(super) mod setting {
     pub(in super::super) const MANY_AREAS: u32 = 1 << 3;
 }
 
-pub(super) const HASH_KEYS: usize = 11;
+/// Secrets of the program's hashes.
+pub const HASH_KEYS: usize = 11;
 
 /// Map `settings`, one entry.
 #[repr(C)]
