@@ -5,11 +5,14 @@
 
 use core::net::IpAddr;
 use core::time::Duration;
+use std::sync::Arc;
 
-use super::Side;
-use super::policy::ServiceId;
+use super::policy::{ServerOptions, Service, ServiceId};
+use super::service::ServiceState;
 use super::stats::{PortValues, ServiceRowValues};
+use super::{Keys, Shared, Side};
 use crate::table::flow_key::FlowKey;
+use crate::time::Instant;
 
 /// What a fast path does for the engine. Called by every worker, some of it for each connection, and while an entry of the
 /// engine's own tables is held: none of it blocks for longer than a table takes to admit an entry, or calls back.
@@ -115,4 +118,44 @@ pub struct FastCounts {
     pub syn_received: u64,
     /// SYN-ACKs that it sent.
     pub synack_sent: u64,
+}
+
+impl FastCounts {
+    /// What came since `before`; all if the counters began anew meanwhile.
+    pub(super) fn since(self, before: FastCounts) -> FastCounts {
+        let since = |now: u64, before: u64| now.checked_sub(before).unwrap_or(now);
+        FastCounts {
+            syn_received: since(self.syn_received, before.syn_received),
+            synack_sent: since(self.synack_sent, before.synack_sent),
+        }
+    }
+}
+
+/// What SYN-ACKs that a fast path makes say in the name of a service's server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Promises {
+    /// What the server supports, as far as it is known.
+    pub server: ServerOptions,
+    /// The window scales that cookies of even and of odd epochs promise.
+    pub wscale: [u8; 2],
+    /// Connections that began before the start are let through at present: only the engine knows which.
+    pub has_grace: bool,
+}
+
+impl Shared {
+    /// What is promised in the name of each service of the policy, in the order of their ids.
+    pub fn promises(&self, now: Instant) -> Vec<Promises> {
+        let policy = self.policy.load();
+        let promises = |(service, state): (&Service, &ServiceState)| Promises {
+            server: state.options(service),
+            wscale: [state.promised_wscale(0), state.promised_wscale(1)],
+            has_grace: state.grace.is_in_force(now),
+        };
+        policy.services().iter().zip(&self.services).map(promises).collect()
+    }
+
+    /// The keys in force, if there are any.
+    pub fn keys(&self) -> Option<Arc<Keys>> {
+        self.keys.load_full()
+    }
 }
