@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use crate::control::rotate::unix_time;
 use crate::config::{Config, PlaneKind, PlaneMode, PlanePin};
+use crate::control::key;
+use crate::control::rotate::unix_time;
 use crate::engine::export::Restored;
-use crate::engine::fast::FastPath;
+use crate::engine::fast::Promises;
 use crate::engine::policy::Policy;
 use crate::engine::{Engine, Shared};
-use crate::io::xdp::{self, Attachment, Options, Path, Plane};
+use crate::io::xdp::{self, Attachment, Options, Path, Plane, ServiceFacts};
 use crate::io::{Clock, MonotonicClock};
 use crate::metrics::PlaneSample;
 
@@ -66,17 +67,24 @@ impl Fast {
             PlanePin::None => None,
             PlanePin::At(path) => Some(path.clone()),
         };
-        let mode = match config.plane.mode {
+        let attachment = match config.plane.mode {
             PlaneMode::Auto => Attachment::Auto,
             PlaneMode::Native => Attachment::Native,
             PlaneMode::Generic => Attachment::Generic,
         };
-        let inside = config.bridge.inside.clone();
-        let plane = Plane::open(&Options { outside, inside, max_flows: config.limits.max_flows, mode, pin })?;
+        let plane = Plane::open(&Options {
+            outside,
+            inside: config.bridge.inside.clone(),
+            max_flows: config.limits.max_flows,
+            max_half_open: config.limits.max_half_open,
+            attachment,
+            pin,
+            hash_keys: key::hash_key()?,
+        })?;
         if let Some(reason) = plane.drained() {
             tracing::warn!("what an earlier run left in the kernel is removed: {reason}");
         }
-        let was_there = plane.adopted();
+        let was_there = plane.is_adopted();
         Ok(Fast { plane: Some(plane), shown: Arc::default(), was_there })
     }
 
@@ -203,7 +211,6 @@ impl Fast {
         self.shown().keeper = None;
         self.plane = None;
     }
-
 }
 
 impl Drop for Fast {
@@ -245,12 +252,12 @@ impl Keeper {
     pub(super) fn follow(&self, unix: Duration) {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         let policy = self.shared.policy();
-        let promises = self.shared.promises(self.clock.now());
+        let facts: Vec<_> = self.shared.promises(self.clock.now()).iter().map(facts).collect();
         if told.policy.as_ref().is_some_and(|before| Arc::ptr_eq(before, &policy)) {
-            self.path.set_facts(&policy, &promises);
+            self.path.set_facts(&policy, &facts);
         } else {
             let rules: Vec<_> = policy.filter.rules().collect();
-            if let Err(error) = self.path.set_policy(&policy, &rules, &promises) {
+            if let Err(error) = self.path.set_policy(&policy, &rules, &facts) {
                 tracing::error!("the kernel passes everything up until the configuration fits: {error}");
             }
             told.policy = Some(policy);
@@ -273,4 +280,8 @@ impl Keeper {
     pub(super) fn passed_up(&self) -> [u64; 2] {
         self.path.counters().passed_up
     }
+}
+
+fn facts(promises: &Promises) -> ServiceFacts {
+    ServiceFacts { options: promises.server, promised_wscale: promises.wscale, is_graced: promises.has_grace }
 }

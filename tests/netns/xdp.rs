@@ -43,12 +43,9 @@ impl Transfers {
         let (from_client, at_client) = (send(), receive());
         let client_sends = lab.spawn("client", move || from_client(&open(up).unwrap()));
         let client_receives = lab.spawn("client", move || at_client(&open(down).unwrap()));
-        let only = |thread: thread::JoinHandle<Vec<String>>| thread::spawn(|| thread.join().unwrap().remove(0));
-        Transfers {
-            is_over,
-            sent: [client_sends, only(sender)],
-            came: [only(receiver), client_receives],
-        }
+        let only =
+            |thread: thread::JoinHandle<Vec<String>>| thread::spawn(|| thread.join().unwrap().remove(0));
+        Transfers { is_over, sent: [client_sends, only(sender)], came: [only(receiver), client_receives] }
     }
 
     /// Waits until 20 MB more have gone through the server's interface each way.
@@ -57,7 +54,10 @@ impl Transfers {
             let file = format!("/sys/class/net/eth0/statistics/{counter}");
             let seen = || lab.run("server", &["cat", &file]).trim().parse::<u64>().unwrap();
             let before = seen();
-            assert!(eventually(Duration::from_secs(15), || seen() > before + 20_000_000), "{counter} stands still");
+            assert!(
+                eventually(Duration::from_secs(15), || seen() > before + 20_000_000),
+                "{counter} stands still"
+            );
         }
     }
 
@@ -143,7 +143,8 @@ fn an_open_connection_is_translated_in_the_kernel() {
     let mut lab = protected();
     let transfers = Transfers::start(&lab);
     transfers.await_progress(&lab);
-    let before = [lab.metric("synwall_passed_up_total", ""), lab.metric("synwall_packets_total", "forwarded")];
+    let before =
+        [lab.metric("synwall_passed_up_total", ""), lab.metric("synwall_packets_total", "forwarded")];
     transfers.await_progress(&lab);
     let after = [lab.metric("synwall_passed_up_total", ""), lab.metric("synwall_packets_total", "forwarded")];
     let [up, forwarded] = [after[0] - before[0], after[1] - before[1]];
