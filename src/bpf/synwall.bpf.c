@@ -2,6 +2,7 @@
 /* A stand-in: the maps, counters and verdicts without any decision. */
 #include <linux/bpf.h>
 #include <linux/types.h>
+#include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
 #include "abi.h"
@@ -36,12 +37,25 @@ struct {
 	__uint(max_entries, 256 * 1024);
 } sightings SEC(".maps");
 
+struct frame {
+	__u8 addresses[12];
+	__u16 kind;
+	__u8 start[8];
+	__u8 hop_limit;
+	__u8 middle[3];
+	__u32 source, destination;
+	__u16 source_port, port;
+	__u32 seq, ack;
+	__u8 offset, flags;
+} __attribute__((packed));
+
 static __always_inline int cross(struct xdp_md *ctx, __u32 side)
 {
 	__u32 zero = 0, row = bpf_get_smp_processor_id() * 2 + side;
 	struct settings *set = bpf_map_lookup_elem(&settings, &zero);
 	struct port_counters *count = bpf_map_lookup_elem(&port_counters, &row);
-	struct sighting seen = { .service = 3, .port = 80 };
+	struct sighting seen = { .source = { 0, 0, bpf_htonl(0xffff) } };
+	struct frame *frame = (void *)(long)ctx->data;
 
 	if (!set || !count)
 		return XDP_DROP;
@@ -52,7 +66,13 @@ static __always_inline int cross(struct xdp_md *ctx, __u32 side)
 	count->received++;
 	count->received_octets += ctx->data_end - ctx->data;
 	count->forwarded++;
-	bpf_ringbuf_output(&sightings, &seen, sizeof(seen), 0);
+	if ((void *)(frame + 1) <= (void *)(long)ctx->data_end && frame->kind == bpf_htons(0x0800) && frame->flags == 2) {
+		seen.source[3] = frame->source;
+		seen.source_port = frame->source_port;
+		seen.port = frame->port;
+		seen.hop_limit = frame->hop_limit;
+		bpf_ringbuf_output(&sightings, &seen, sizeof(seen), 0);
+	}
 	return bpf_redirect_map(&links, !side, XDP_DROP);
 }
 
