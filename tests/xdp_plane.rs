@@ -148,7 +148,7 @@ fn what_a_crashed_run_left_is_removed_and_named() {
 #[test]
 fn a_port_without_native_mode_makes_both_generic_and_says_so() {
     let host = Host::new();
-    host.lab.middle.ip(&["link", "add", "d0", "type", "dummy"]);
+    host.lab.middle.ip(&["link", "add", "d0", "type", "bridge"]);
     let options = |attachment| xdp::Options { inside: "d0".to_owned(), ..host.options(attachment) };
     let mut plane = host.open(&options(Attachment::Auto));
     assert_eq!(host.inside(|| plane.attach()).unwrap(), xdp::Mode::Generic);

@@ -41,7 +41,7 @@ impl Host {
             max_half_open: 100,
             attachment,
             pin: Some(self.pin()),
-            hash_keys: std::array::from_fn(|number| number as u64 + 1),
+            hash_keys: std::array::from_fn(|number| (number as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)),
         }
     }
 
