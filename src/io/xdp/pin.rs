@@ -13,6 +13,7 @@ use nix::mount::{MsFlags, mount, umount};
 use nix::net::if_::if_indextoname;
 use nix::sys::statfs::{FsType, statfs};
 
+use super::attach;
 use super::error::XdpError;
 use super::maps::{Shape, version_misfit};
 use super::record::Record;
@@ -144,17 +145,10 @@ pub fn remove(directory: &Path) -> Result<Vec<String>, XdpError> {
     let record = Record::read(&directory.join(RECORD));
     let ports = linked_ports(directory).unwrap_or_default().map(port_name);
     let mut done = Vec::new();
-    // Without its pin nothing holds the link: the kernel detaches the program.
-    for (side, port) in Side::ALL.into_iter().zip(&ports) {
-        let link = directory.join(link_name(side));
-        if names.contains(&link) {
-            fs::remove_file(&link).map_err(|error| failed(&link, error))?;
-            done.push(format!(
-                "program detached from {} port {}",
-                side.port(),
-                port.as_deref().unwrap_or("that is gone")
-            ));
-        }
+    let pins = Pins { directory: directory.to_owned(), has_mounted: false };
+    for side in attach::detach_pinned(&pins)? {
+        let port = ports.get(side.index()).and_then(Option::as_deref).unwrap_or("that is gone");
+        done.push(format!("program detached from {} port {port}", side.port()));
     }
     for (side, port) in Side::ALL.into_iter().zip(&ports) {
         if let Some(port) = port
