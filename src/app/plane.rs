@@ -12,10 +12,9 @@ use crate::config::{Config, PlaneKind, PlaneMode, PlanePin};
 use crate::control::key;
 use crate::control::rotate::unix_time;
 use crate::engine::export::Restored;
-use crate::engine::fast::Promises;
 use crate::engine::policy::Policy;
 use crate::engine::{Engine, Shared};
-use crate::io::xdp::{self, Attachment, Options, Path, Plane, ServiceFacts};
+use crate::io::xdp::{self, Attachment, Options, Path, Plane};
 use crate::io::{Clock, MonotonicClock};
 use crate::metrics::PlaneSample;
 
@@ -252,12 +251,11 @@ impl Keeper {
     pub(super) fn follow(&self, unix: Duration) {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         let policy = self.shared.policy();
-        let facts: Vec<_> = self.shared.promises(self.clock.now()).iter().map(facts).collect();
+        let promises = self.shared.promises(self.clock.now());
         if told.policy.as_ref().is_some_and(|before| Arc::ptr_eq(before, &policy)) {
-            self.path.set_facts(&policy, &facts);
+            self.path.set_promises(&policy, &promises);
         } else {
-            let rules: Vec<_> = policy.filter.rules().collect();
-            if let Err(error) = self.path.set_policy(&policy, &rules, &facts) {
+            if let Err(error) = self.path.set_policy(&policy, &promises) {
                 tracing::error!("the kernel passes everything up until the configuration fits: {error}");
             }
             told.policy = Some(policy);
@@ -278,10 +276,6 @@ impl Keeper {
 
     /// Frames that went up to the engine, by side.
     pub(super) fn passed_up(&self) -> [u64; 2] {
-        self.path.counters().passed_up
+        self.path.passed_up()
     }
-}
-
-fn facts(promises: &Promises) -> ServiceFacts {
-    ServiceFacts { options: promises.server, promised_wscale: promises.wscale, is_graced: promises.has_grace }
 }
