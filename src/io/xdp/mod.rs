@@ -227,6 +227,9 @@ impl Plane {
         if let Some(attached) = self.attached.take() {
             attached.detach();
         }
+        if let Some(Err(error)) = self.pins.as_ref().map(attach::detach_pinned) {
+            tracing::warn!("{error}");
+        }
         for (side, interface) in Side::ALL.into_iter().zip(&self.interfaces) {
             if let Err(error) = self.record.restore_tags(side, interface) {
                 tracing::warn!("rx-vlan-offload of {interface} cannot be turned on again: {error}");
