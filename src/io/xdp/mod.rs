@@ -35,7 +35,7 @@ use nix::time::{ClockId, clock_gettime};
 
 pub use abi::HASH_KEYS;
 pub use error::XdpError;
-pub use pin::{default_pin, remove};
+pub use pin::{examine_pin, remove};
 pub use policy::Unfit;
 
 use crate::engine::Side;
