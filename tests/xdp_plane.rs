@@ -350,7 +350,8 @@ fn a_bpffs_that_is_not_there_is_mounted_and_unmounted() {
         let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
         mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
         mount(Some("none"), "/sys/fs/bpf", Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
-        let options = xdp::Options { pin: Some(xdp::default_pin("p0")), ..host.options(Attachment::Auto) };
+        let options =
+            xdp::Options { pin: Some("/sys/fs/bpf/synwall-p0".into()), ..host.options(Attachment::Auto) };
         assert!(!is_bpffs());
         let mut plane = Plane::open(&options).unwrap();
         plane.attach().unwrap();

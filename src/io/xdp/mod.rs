@@ -35,7 +35,7 @@ use nix::time::{ClockId, clock_gettime};
 
 pub use abi::HASH_KEYS;
 pub use error::XdpError;
-pub use pin::{default_pin, remove};
+pub use pin::{examine_pin, remove};
 pub use policy::Unfit;
 
 use crate::engine::Side;
@@ -226,6 +226,9 @@ impl Plane {
     fn restore(&mut self) {
         if let Some(attached) = self.attached.take() {
             attached.detach();
+        }
+        if let Some(Err(error)) = self.pins.as_ref().map(attach::detach_pinned) {
+            tracing::warn!("{error}");
         }
         for (side, interface) in Side::ALL.into_iter().zip(&self.interfaces) {
             if let Err(error) = self.record.restore_tags(side, interface) {

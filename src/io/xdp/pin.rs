@@ -38,9 +38,16 @@ pub(super) enum Found {
     Unfit(String),
 }
 
-/// Where the pins of the bridge with this outside port are unless the configuration says otherwise.
-pub fn default_pin(outside: &str) -> PathBuf {
-    Path::new(BPFFS).join(format!("synwall-{outside}"))
+/// Whether pins can be made at `directory`; changes nothing.
+///
+/// # Errors
+/// It is not in a bpffs, and none would be mounted there.
+pub fn examine_pin(directory: &Path) -> Result<(), XdpError> {
+    let parent = directory.parent().unwrap_or(directory);
+    if is_bpffs(parent) || parent == Path::new(BPFFS) {
+        return Ok(());
+    }
+    Err(XdpError::FileSystem { path: parent.to_owned(), reason: NO_BPFFS.to_owned() })
 }
 
 impl Pins {
@@ -53,9 +60,8 @@ impl Pins {
             mount(Some("bpf"), BPFFS, Some("bpf"), MsFlags::empty(), None::<&str>).map_err(|error| {
                 failed(parent, format!("there is no bpffs, and none can be mounted: {error}"))
             })?;
-        } else if !is_bpffs(parent) {
-            return Err(failed(parent, "there is no bpffs".to_owned()));
         }
+        examine_pin(directory)?;
         match fs::create_dir(directory) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
                 Err(failed(directory, error.to_string()))
@@ -184,6 +190,8 @@ const fn link_name(side: Side) -> &'static str {
         Side::Server => "link_inside",
     }
 }
+
+const NO_BPFFS: &str = "there is no bpffs";
 
 const RECORD: &str = "before";
 
