@@ -129,6 +129,12 @@ static __always_inline void read_options(const struct packet *p, struct options 
 	o->tsval = o->tsecr = 0;
 	if (!len)
 		return;
+	if (len == 4 && octets(p, (void *)word, 4) &&
+	    (word[0] & bpf_htonl(0xffff0000)) == bpf_htonl(0x02040000)) {
+		o->has = HAS_MSS;
+		o->mss = bpf_ntohl(word[0]);
+		return;
+	}
 	if (len == TIMESTAMPS_LEN && octets(p, (void *)word, TIMESTAMPS_LEN) && word[0] == TIMESTAMPS_WORD) {
 		o->has = HAS_TIMESTAMPS;
 		o->tsval = word[1];
