@@ -162,7 +162,7 @@ impl Appliance {
         move || Sample {
             engine: shared.snapshot(),
             io: ports.snapshot(),
-            plane: crate::metrics::PlaneSample::default(),
+            plane: plane(),
             reload: *reload.lock().unwrap_or_else(PoisonError::into_inner),
             workers: running.load(Ordering::Relaxed),
             checkpoint: state.as_ref().map(|state| state.last()),
@@ -170,7 +170,6 @@ impl Appliance {
             attacks: board.counts(),
             traffic: board.traffic(),
             hook_runs: board.hook_runs(),
-            plane: plane(),
         }
     }
 

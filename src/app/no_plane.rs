@@ -3,28 +3,27 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::bail;
-
-use crate::config::{Config, PlaneKind};
+use crate::config::Config;
+use crate::control::plane::{self, Choice};
 use crate::engine::export::Restored;
 use crate::engine::{Engine, Shared};
 use crate::io::MonotonicClock;
 use crate::metrics::PlaneSample;
 
-/// No XDP plane.
+/// No XDP plane, and why.
 pub(super) struct Fast {
-    reason: Option<String>,
+    reason: Option<&'static str>,
 }
 
 impl Fast {
     /// # Errors
-    /// XDP was asked for by name.
+    /// None: `config` takes no other plane.
     pub(super) fn open(config: &Config) -> anyhow::Result<Fast> {
-        match config.plane.kind {
-            PlaneKind::Pnet => Ok(Fast { reason: None }),
-            PlaneKind::Auto => Ok(Fast { reason: Some(MISSING.into()) }),
-            PlaneKind::Xdp => bail!("[plane] kind = \"xdp\": {MISSING}"),
-        }
+        let reason = match plane::choose(config) {
+            Choice::Pnet(reason) => reason.map(|reason| reason.label),
+            Choice::Xdp => None,
+        };
+        Ok(Fast { reason })
     }
 
     pub(super) fn was_there(&self) -> bool {
@@ -48,20 +47,15 @@ impl Fast {
     }
 
     pub(super) fn sampler(&self) -> impl Fn() -> PlaneSample + Send + Sync + use<> {
-        let reason = self.reason.clone();
-        move || PlaneSample { reason: reason.clone(), ..PlaneSample::default() }
+        let reason = self.reason;
+        move || PlaneSample { reason, ..PlaneSample::default() }
     }
 
     pub(super) fn follower(&self) -> impl Fn() + Send + Sync + use<> {
         || ()
     }
 
-    pub(super) fn change(&mut self, config: &Config, _: &Arc<Shared>, _: MonotonicClock) {
-        match Fast::open(config) {
-            Ok(new) => *self = new,
-            Err(error) => tracing::error!("raw sockets alone, without XDP: {error:#}"),
-        }
-    }
+    pub(super) fn change(&mut self, _: &Config, _: &Arc<Shared>, _: MonotonicClock) {}
 
     pub(super) fn take_down(&mut self, _: &Shared, _: MonotonicClock) {}
 
@@ -80,5 +74,3 @@ impl Keeper {
         match *self {}
     }
 }
-
-const MISSING: &str = "this synwall was built without the feature `xdp`";

@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use crate::config::{Config, PlaneKind, PlaneMode, PlanePin};
+use crate::config::{Config, PlaneKind};
 use crate::control::key;
+use crate::control::plane::{self, Choice, Reason};
 use crate::control::rotate::unix_time;
 use crate::engine::export::Restored;
 use crate::engine::policy::Policy;
 use crate::engine::{Engine, Shared};
-use crate::io::xdp::{self, Attachment, Options, Path, Plane};
+use crate::io::xdp::{Path, Plane};
 use crate::io::{Clock, MonotonicClock};
 use crate::metrics::PlaneSample;
 
@@ -39,58 +40,36 @@ impl Fast {
     /// # Errors
     /// XDP was asked for by name and cannot be had.
     pub(super) fn open(config: &Config) -> anyhow::Result<Fast> {
-        match config.plane.kind {
-            PlaneKind::Pnet => Ok(Fast::none(None)),
-            PlaneKind::Xdp => Fast::load(config).context("[plane] kind = \"xdp\""),
-            PlaneKind::Auto => Ok(Fast::load_if_sound(config).unwrap_or_else(|reason| {
-                tracing::info!("raw sockets alone, without XDP: {reason}");
-                Fast::none(Some(reason))
-            })),
+        match plane::choose(config) {
+            Choice::Pnet(reason) => Ok(Fast::none(reason)),
+            Choice::Xdp => match Plane::open(&plane::options(config, key::hash_key()?)) {
+                Ok(plane) => Ok(Fast::of(plane)),
+                Err(error) if config.plane.kind == PlaneKind::Xdp => Err(error).context(ASKED_FOR),
+                Err(error) => Ok(Fast::none(Some(Reason::from(&error)))),
+            },
         }
     }
 
-    fn load_if_sound(config: &Config) -> Result<Fast, String> {
-        for port in [&config.bridge.outside, &config.bridge.inside] {
-            // A container's far end leaves checksums to nobody, which XDP cannot see.
-            if xdp::driver(port).as_deref() == Some("veth") {
-                return Err(format!("{port} is a veth, whose far end may leave checksums undone"));
-            }
-        }
-        Fast::load(config).map_err(|error| format!("{error:#}"))
-    }
-
-    fn load(config: &Config) -> anyhow::Result<Fast> {
-        let outside = config.bridge.outside.clone();
-        let pin = match &config.plane.pin {
-            PlanePin::Default => Some(xdp::default_pin(&outside)),
-            PlanePin::None => None,
-            PlanePin::At(path) => Some(path.clone()),
-        };
-        let attachment = match config.plane.mode {
-            PlaneMode::Auto => Attachment::Auto,
-            PlaneMode::Native => Attachment::Native,
-            PlaneMode::Generic => Attachment::Generic,
-        };
-        let plane = Plane::open(&Options {
-            outside,
-            inside: config.bridge.inside.clone(),
-            max_flows: config.limits.max_flows,
-            max_half_open: config.limits.max_half_open,
-            attachment,
-            pin,
-            hash_keys: key::hash_key()?,
-        })?;
+    fn of(plane: Plane) -> Fast {
         if let Some(reason) = plane.drained() {
             tracing::warn!("what an earlier run left in the kernel is removed: {reason}");
         }
         let was_there = plane.is_adopted();
-        Ok(Fast { plane: Some(plane), shown: Arc::default(), was_there })
+        Fast { plane: Some(plane), shown: Arc::default(), was_there }
     }
 
-    fn none(reason: Option<String>) -> Fast {
-        let sample = PlaneSample { reason, ..PlaneSample::default() };
-        let shown = Arc::new(Mutex::new(Shown { keeper: None, sample }));
-        Fast { plane: None, shown, was_there: false }
+    fn none(reason: Option<Reason>) -> Fast {
+        let fast = Fast { plane: None, shown: Arc::default(), was_there: false };
+        if let Some(reason) = reason {
+            fast.explain(&reason);
+        }
+        fast
+    }
+
+    /// Says why the raw sockets are alone.
+    fn explain(&self, reason: &Reason) {
+        tracing::warn!("raw sockets alone, without XDP: {}", reason.text);
+        self.shown().sample.reason = Some(reason.label);
     }
 
     /// Whether the kernel has kept the flows of an earlier run.
@@ -137,11 +116,10 @@ impl Fast {
                 self.shown().sample = sample;
                 Ok(())
             }
-            Err(error) if config.plane.kind == PlaneKind::Xdp => Err(error).context("[plane] kind = \"xdp\""),
+            Err(error) if config.plane.kind == PlaneKind::Xdp => Err(error).context(ASKED_FOR),
             Err(error) => {
-                tracing::warn!("raw sockets alone, without XDP: {error}");
                 self.take_down(shared, clock);
-                self.shown().sample.reason = Some(error.to_string());
+                self.explain(&Reason::from(&error));
                 Ok(())
             }
         }
@@ -197,7 +175,6 @@ impl Fast {
         if let Err(error) = outcome {
             tracing::error!("raw sockets alone, without XDP: {error:#}");
             self.take_down(shared, clock);
-            self.shown().sample.reason = Some(format!("{error:#}"));
         }
     }
 
@@ -279,3 +256,5 @@ impl Keeper {
         self.path.passed_up()
     }
 }
+
+const ASKED_FOR: &str = "[plane] kind = \"xdp\"";

@@ -17,7 +17,7 @@ use crate::traffic::{address, open, receive_hashed, send_hashed_while, serve, vi
 fn protected() -> Lab {
     assert_eq!(plane(), "xdp", "tests of the XDP plane: SYNWALL_PLANE=xdp, or --skip xdp::");
     let lab = Lab::protected(&[]);
-    assert_eq!(lab.metric("synwall_plane", "kind=\"xdp\""), 1, "{}", lab.log());
+    assert_eq!(lab.metric("synwall_plane", "plane=\"xdp\""), 1, "{}", lab.log());
     lab
 }
 
@@ -143,10 +143,15 @@ fn an_open_connection_is_translated_in_the_kernel() {
     let mut lab = protected();
     let transfers = Transfers::start(&lab);
     transfers.await_progress(&lab);
-    let before =
-        [lab.metric("synwall_passed_up_total", ""), lab.metric("synwall_packets_total", "verdict=\"forward\"")];
+    let before = [
+        lab.metric("synwall_passed_up_total", ""),
+        lab.metric("synwall_packets_total", "verdict=\"forward\""),
+    ];
     transfers.await_progress(&lab);
-    let after = [lab.metric("synwall_passed_up_total", ""), lab.metric("synwall_packets_total", "verdict=\"forward\"")];
+    let after = [
+        lab.metric("synwall_passed_up_total", ""),
+        lab.metric("synwall_packets_total", "verdict=\"forward\""),
+    ];
     let [up, forwarded] = [after[0] - before[0], after[1] - before[1]];
     assert!(forwarded > 20_000 && up < forwarded / 1_000, "{up} of {forwarded} frames came up");
     transfers.end();
@@ -178,7 +183,7 @@ fn the_plane_comes_and_goes_under_load() {
         let config = format!("{CONFIG}\n[plane]\nkind = {kind:?}\npin = {:?}\n", lab.pins());
         fs::write(lab.state().join("synwall.toml"), lab.with_socket(&config)).unwrap();
         kill(lab.pid(), Signal::SIGHUP).unwrap();
-        let is_there = || lab.metric("synwall_plane", &format!("kind={kind:?}")) == 1;
+        let is_there = || lab.metric("synwall_plane", &format!("plane={kind:?}")) == 1;
         assert!(eventually(Duration::from_secs(10), is_there), "no {kind}:\n{}", lab.log());
         assert_eq!(lab.pins().exists(), kind == "xdp");
     }
