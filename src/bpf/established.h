@@ -129,6 +129,9 @@ static __always_inline int pass_on(const struct packet *p, struct slot *slot)
 		slot->last_seen = now;
 		return DROPPED(DROP_ACK_STORM);
 	}
+	/* Moved or removed meanwhile: what was read may be another flow's. */
+	if (*(volatile __u32 *)&slot->version != p->version)
+		return GOES_UP;
 	if (is_partial(p) || !find_options(p, &places))
 		return GOES_UP;
 	if (p->side == SIDE_SERVER && places.timestamps) {
@@ -137,9 +140,6 @@ static __always_inline int pass_on(const struct packet *p, struct slot *slot)
 		if (!tsval || !note_clock(slot, bpf_ntohl(*tsval)))
 			return GOES_UP;
 	}
-	/* Moved or removed meanwhile: what was read may be another flow's. */
-	if (*(volatile __u32 *)&slot->version != p->version)
-		return GOES_UP;
 	note(p, slot, now);
 	return translate(p, slot, &places);
 }
