@@ -182,6 +182,8 @@ struct prefix_key {
 };
 /* Values of `filter`. */
 enum rule {
+	/* None: a hole in a prefix of the other family. */
+	RULE_NONE = 0,
 	RULE_DENY = 1,
 	RULE_ALLOW = 2,
 };
@@ -212,7 +214,7 @@ struct end {
 	__u32 max_window;
 };
 
-/* slot.flags */
+/* slot.flags, written by user space only. */
 enum {
 	/* The engine handles each of its segments. */
 	FLOW_UP = 1 << 0,
@@ -251,7 +253,10 @@ struct slot {
 	__u8 flags;
 	/* Empty segments in turn that said nothing new. Written by the program only. */
 	__u8 storm;
-	__u8 padding[2];
+	/* The engine's own. */
+	__u8 marks;
+	/* The program's own: whether the last segment came from the server. */
+	__u8 last_server;
 };
 #define SLOTS_PER_BUCKET 4
 
