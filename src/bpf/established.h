@@ -81,16 +81,16 @@ static __always_inline bool says_nothing_new(const struct packet *p, const struc
 /* Notes what the segment says; whether it only keeps a storm of empty ACKs going. */
 static __always_inline bool keeps_storm(const struct packet *p, struct slot *slot, __u32 now)
 {
-	__u8 before = slot->storm, mine = p->side == SIDE_SERVER ? STORM_LAST_SERVER : 0;
-	__u8 length = before & ~STORM_LAST_SERVER;
+	__u8 before = slot->storm, length = before, mine = p->side == SIDE_SERVER;
 
-	if ((before & STORM_LAST_SERVER) == mine || now - slot->last_seen >= STORM_PAUSE ||
-	    !says_nothing_new(p, slot))
+	if (slot->last_server == mine || now - slot->last_seen >= STORM_PAUSE || !says_nothing_new(p, slot))
 		length = 0;
-	else if (length < STORM_LAST_SERVER - 1)
+	else if (length < 0xff)
 		length++;
-	if (before != (mine | length))
-		slot->storm = mine | length;
+	if (before != length)
+		slot->storm = length;
+	if (slot->last_server != mine)
+		slot->last_server = mine;
 	return length > STORM_LENGTH;
 }
 
