@@ -75,8 +75,8 @@ static __always_inline bool note_option(void *at, void *end, __u32 kind, __u32 l
 }
 
 /*
- * Reads the options from octet `from` to octet `to` of the frame. What is behind a broken length is ignored. A function of its
- * own, not static: the verifier goes through it once and not once for each way to come here.
+ * Reads the options from octet `from` to octet `to` of the frame. What is behind a broken length is ignored. A function of
+ * its own, not static: the verifier goes through it once and not once for each way to come here. `nothing` is p->nothing.
  */
 __noinline int walk_options(struct xdp_md *ctx, __u32 from, __u32 to, struct options *o, __u32 nothing)
 {
