@@ -60,7 +60,7 @@ fn usage_errors_end_with_2_and_help_with_0() {
     );
     let help = synwall(&directory, &["--help"]);
     assert_eq!(status(&help), 0);
-    let commands = "run check-config show-config doctor status top flows attacks block unblock blocks mode completions man";
+    let commands = "run check-config show-config doctor detach status top flows attacks block unblock blocks mode completions man";
     for word in commands.split(' ').chain(["--config", "78"]) {
         assert!(text(&help.stdout).contains(word), "{word}");
     }
@@ -90,9 +90,18 @@ fn bad_configurations_end_with_78_whatever_the_command() {
     ];
     for (file, content, complaint) in table {
         std::fs::write(directory.join(file), content).unwrap();
-        for command in
-            ["run", "check-config", "show-config", "doctor", "status", "top", "flows", "attacks", "blocks"]
-        {
+        for command in [
+            "run",
+            "check-config",
+            "show-config",
+            "doctor",
+            "detach",
+            "status",
+            "top",
+            "flows",
+            "attacks",
+            "blocks",
+        ] {
             let output = synwall(&directory, &[command, "--config", file]);
             assert_eq!((status(&output), text(&output.stderr).as_str()), (78, complaint), "{command}");
             assert!(output.stdout.is_empty());
@@ -453,6 +462,34 @@ fn run_serves_reloads_and_stops_and_the_host_is_left_as_it_was() {
         assert!(said.contains(line), "{line}: {said}");
     }
     assert!(!said.contains("fix  "), "doctor finds nothing: {said}");
+}
+
+#[test]
+fn doctor_tries_the_xdp_program_and_detach_removes_what_is_not_there() {
+    let said = in_namespace(
+        "plane",
+        r#"
+        "$SYNWALL" doctor --config synwall.toml
+        sed 's/workers = 2/kind = "xdp"/' synwall.toml > xdp.toml
+        sed 's/workers = 2/kind = "xdp"\npin = "\/run\/synwall"/' synwall.toml > elsewhere.toml
+        "$SYNWALL" doctor --config xdp.toml
+        fails "$SYNWALL" doctor --config elsewhere.toml
+        "$SYNWALL" detach --config xdp.toml
+        mkdir "$PWD/mistyped"; touch "$PWD/mistyped/file"
+        sed "s|workers = 2|pin = \"$PWD/mistyped\"|" synwall.toml > mistyped.toml
+        fails "$SYNWALL" detach --config mistyped.toml
+        test -e "$PWD/mistyped/file"
+        "#,
+    );
+    for line in [
+        "ok   plane: pnet: a1 is one end of a veth pair",
+        "ok   plane: xdp: the kernel takes the program; kept in /sys/fs/bpf/synwall-a1; whether",
+        "fix  plane: xdp: /run: there is no bpffs; mount a bpffs there, or set [plane] pin, or set [plane] kind",
+        "nothing to remove",
+        "/mistyped cannot be removed: it is not in a bpffs",
+    ] {
+        assert!(said.contains(line), "{line}: {said}");
+    }
 }
 
 #[test]
