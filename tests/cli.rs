@@ -317,10 +317,15 @@ fn run_without_privileges_says_what_is_missing() {
 /// Runs `script` in bash, with two veth pairs (a0-a1, b0-b1) in a namespace of their own; `a1` and `b1` are the ports.
 /// What it prints. Each line that it says is checked must not fail.
 fn in_namespace(name: &str, script: &str) -> String {
+    in_namespaces("-rn", name, script)
+}
+
+/// The same in the namespaces that unshare(1) makes with `options`.
+fn in_namespaces(options: &str, name: &str, script: &str) -> String {
     let directory = directory(name);
     let prelude = format!("{PRELUDE}{script}");
     let output = Command::new("unshare")
-        .args(["-rn", "bash", "-euc", &prelude])
+        .args([options, "bash", "-euc", &prelude])
         .env("SYNWALL", SYNWALL)
         .current_dir(&directory)
         .output()
@@ -465,8 +470,10 @@ fn run_serves_reloads_and_stops_and_the_host_is_left_as_it_was() {
 }
 
 #[test]
-fn doctor_tries_the_xdp_program_and_detach_removes_what_is_not_there() {
-    let said = in_namespace(
+fn doctor_tries_the_xdp_program_and_detach_keeps_to_what_synwall_left() {
+    // As root: no user namespace may load a program.
+    let said = in_namespaces(
+        "-n",
         "plane",
         r#"
         "$SYNWALL" doctor --config synwall.toml
