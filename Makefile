@@ -60,9 +60,9 @@ mutants: ## mutation testing of cookies and translation, about half an hour: doc
 netns: deps ## real kernels, real packets: one lab after another
 	cargo test --release --test netns -- --test-threads=1
 
-bench: deps ## against plain forwarding and the kernel's synproxy, in one run
-	cargo build --release --bin synwall --example lab_flood
-	benches/lab/run
+bench: deps ## against plain forwarding, the kernel's synproxy and bare XDP, in one run: docs/performance.md; about half an hour
+	cargo build --release --bin synwall --example lab_load
+	benches/lab/run --document $(BENCH)
 
 dashboard-types: ## the dashboard against the types of @grafana/schema; needs npm, so it is no part of test
 	deploy/grafana/check-types
