@@ -83,7 +83,7 @@ impl Appliance {
         let clock = MonotonicClock::new();
         let mut rotation = Rotation::new(MasterKey::from_bytes([1; 32]), Duration::from_secs(32));
         rotation.turn(&shared, &clock, Duration::from_secs(3200));
-        let past = Past { age: Duration::ZERO, is_exact: true };
+        let past = Past { age: Duration::ZERO, is_exact: true, is_kept: false };
         Engine::new(shared.clone(), 0).import(clock.now(), past, &SavedServices::default(), flows);
         let io = PortStats::new("eth0", "eth1");
         io.count_receive_dropped(Side::Client, ReceiveDrop::Kernel, 5);

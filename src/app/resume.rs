@@ -43,8 +43,9 @@ pub(super) fn resume(
     clock: &MonotonicClock,
     fast: &Fast,
 ) {
+    let adopted = fast.adopt(engine, clock);
     let found = state.map(|state| state.restore(engine, clock.now(), unix_time(), fast.was_there()));
-    if let Some(Restored { flows, expired, lost }) = fast.adopt(engine, clock) {
+    if let Some(Restored { flows, expired, lost }) = adopted {
         tracing::info!(flows, expired, lost, "connections taken over, which the kernel has kept going");
     } else if let Some(found) = found {
         log_found(found);

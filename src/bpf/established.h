@@ -56,6 +56,9 @@ static __always_inline void note(const struct packet *p, struct slot *slot, __u3
 	__u32 from = scale_from(slot->scales, p->side), to = scale_to(slot->scales, p->side);
 
 	advance(&sender->next, segment_end(p));
+	/* How much more it carries only the later fragments know: as much as the window takes. */
+	if (p->is_fragment)
+		advance(&sender->next, slot->ends[!p->side].edge);
 	if (p->flags & FLAG_ACK) {
 		__u32 said = (__u32)p->window << from, told = rescaled(p->window, from, to) << to;
 		/* What the peer is told may round up what was said. */
@@ -74,7 +77,7 @@ static __always_inline bool says_nothing_new(const struct packet *p, const struc
 {
 	const struct end *sender = &slot->ends[p->side];
 
-	return p->segment_len == p->header_len && !is_before(sender->next, p->seq) &&
+	return p->segment_len == p->header_len && !p->is_fragment && !is_before(sender->next, p->seq) &&
 	       !is_before(sender->acked, ack_of(p, slot));
 }
 
@@ -144,13 +147,16 @@ static __always_inline int pass_on(const struct packet *p, struct slot *slot)
 	return translate(p, slot, &places);
 }
 
-/* Handles a segment of a flow; CONTINUE if it may be the first of the next connection on its tuple. */
+/*
+ * Handles a segment of a flow; CONTINUE if it may be the first of the next connection on its tuple. A first fragment, too: on
+ * its way through the engine it would fall behind the later ones, and receivers give up on what is 64 packets late.
+ */
 static __always_inline int handle_in_flow(const struct settings *settings, struct packet *p, struct slot *slot)
 {
 	p->service = slot->service < NO_SERVICE ? slot->service : NO_SERVICE;
 	if (is_denied(settings, p))
 		return DROPPED(DROP_DENIED);
-	if ((slot->flags & FLOW_UP) || (p->flags & (FLAG_SYN | FLAG_FIN | FLAG_RST)) || p->is_fragment)
+	if ((slot->flags & FLOW_UP) || (p->flags & (FLAG_SYN | FLAG_FIN | FLAG_RST)))
 		return GOES_UP;
 	if (is_acceptable(p, slot))
 		return pass_on(p, slot);

@@ -2,7 +2,7 @@
 /*
  * The XDP plane: settles what comes in millions, and passes everything else up to the engine, which decides as if there
  * were no program. What goes up: everything while the policy changes; packets longer than the other link carries;
- * IPv4 with options and IPv6 with extension headers; first fragments of flows; ICMP errors that may be about TCP; SYN, FIN
+ * IPv4 with options and IPv6 with extension headers; ICMP errors that may be about TCP; SYN, FIN
  * and RST of flows, and segments of flows that the engine wants; connections that are being opened.
  *
  * A frame's way: parse.h, then syn.h (answer.h, cookie.h), ack.h or server.h (flow.h, established.h, translate.h), then

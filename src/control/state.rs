@@ -150,7 +150,7 @@ impl StateDirectory {
     /// Restores what an earlier run left into `engine`, whose clock says `now`, before frames move. If the kernel has kept all
     /// connections (`is_kept`), none is lost, however that run ended.
     pub fn restore(&self, engine: &mut Engine, now: Instant, unix: Duration, is_kept: bool) -> Found {
-        let found = self.read(engine, now, unix);
+        let found = self.read(engine, now, unix, is_kept);
         let lost_flows = match &found {
             _ if is_kept => false,
             Found::Nothing => false,
@@ -169,7 +169,7 @@ impl StateDirectory {
         last_loss == 0 || unix.as_secs().saturating_sub(last_loss) > life.as_secs()
     }
 
-    fn read(&self, engine: &mut Engine, now: Instant, unix: Duration) -> Found {
+    fn read(&self, engine: &mut Engine, now: Instant, unix: Duration, is_kept: bool) -> Found {
         let mut file = Vec::new();
         let read = File::open(self.path.join(FLOWS))
             .and_then(|open| open.take(MAX_FILE_OCTETS).read_to_end(&mut file));
@@ -183,7 +183,7 @@ impl StateDirectory {
             Err(damage) => return Found::Damaged(damage.to_string()),
         };
         self.last_loss.store(saved.header.last_loss, Ordering::Relaxed);
-        let past = Past { age: age(&saved.header, unix), is_exact: saved.header.is_final };
+        let past = Past { age: age(&saved.header, unix), is_exact: saved.header.is_final, is_kept };
         Found::State { restored: engine.import(now, past, &saved.services, saved.flows()), past }
     }
 

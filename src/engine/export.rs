@@ -100,6 +100,9 @@ pub struct Past {
     pub age: Duration,
     /// Whether nothing crossed since: it was saved when frames no longer moved, not by a checkpoint before a crash.
     pub is_exact: bool,
+    /// Whether a fast path has kept the flows, which were taken over ([`Engine::adopt`]): of those that it no longer has
+    /// nothing is wanted.
+    pub is_kept: bool,
 }
 
 /// What became of saved flows.
@@ -178,6 +181,10 @@ impl Step<'_> {
         saved: &SavedFlow,
         restored: &mut Restored,
     ) {
+        if past.is_kept {
+            self.complete_adopted(saved);
+            return;
+        }
         let Some((service, mut flow)) = service_of(self.policy, services, saved)
             .and_then(|service| Some((service, restore(saved, service, self.now, past)?)))
         else {

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::export::Restored;
+use super::export::{Restored, SavedFlow};
 use super::fast::{FastEnd, FastEnds, FastFlow, FastPath};
 use super::flow::{End, Flow, FlowState, Storm};
 use super::resume::Resuming;
@@ -206,13 +206,6 @@ impl Step<'_> {
             return false;
         };
         flow.service = id;
-        // What a checkpoint knows beside it still holds, if it is of the same connection.
-        let is_same =
-            |old: &Flow| old.client_iss == flow.client_iss && old.translation.delta == flow.translation.delta;
-        if let Some(old) = self.shared.flows.remove_if(key, |_| true).filter(is_same) {
-            flow.link = old.link;
-            flow.client_tsval = old.client_tsval;
-        }
         let deadline = flow.deadline(&self.policy.limits);
         if deadline <= self.now {
             restored.expired = restored.expired.saturating_add(1);
@@ -229,9 +222,21 @@ impl Step<'_> {
     }
 }
 
+impl Step<'_> {
+    /// Notes of a flow that was taken over what only the checkpoint knows, if that is of the same connection.
+    pub(super) fn complete_adopted(&self, saved: &SavedFlow) {
+        self.shared.flows.with(&saved.key, |flow| {
+            if flow.client_iss.0 == saved.client_iss && flow.translation.delta == saved.delta {
+                flow.link = saved.link;
+                flow.client_tsval = saved.client_tsval;
+            }
+        });
+    }
+}
+
 impl Engine {
-    /// Takes over the flows that a fast path has kept over a restart. Behind [`Engine::import`], of which it knows better:
-    /// a flow that it does not have any more has ended. Before frames move, and before [`Shared::set_fast_path`].
+    /// Takes over the flows that a fast path has kept over a restart. Before frames move, and before
+    /// [`Shared::set_fast_path`].
     pub fn adopt(
         &mut self,
         now: Instant,
@@ -245,10 +250,6 @@ impl Engine {
                 if !step.adopt_flow(&key, &kept, &mut restored) {
                     fast.remove(&key);
                 }
-            }
-            let ended = step.shared.flow_keys(|flow| flow.place == Place::Here);
-            for key in ended {
-                step.shared.flows.remove_if(&key, |flow| flow.place == Place::Here);
             }
             restored
         })

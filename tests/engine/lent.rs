@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use synwall::engine::export::Past;
 use synwall::engine::fast::{FastCounts, FastEnds, FastFlow, FastPath};
 use synwall::engine::policy::{Mode, ServiceId, Threshold};
 use synwall::engine::stats::{PortValues, ServiceRowValues};
@@ -252,6 +253,8 @@ fn a_flow_that_the_fast_path_kept_over_a_crash_goes_on() {
     let mut next = lab.next_run(Instant::ZERO.after(Duration::from_secs(31_622_400)));
     let restored = next.adopt(&*notebook, kept);
     assert_eq!((restored.flows, restored.expired, restored.lost), (1, 0, 0));
+    let past = Past { age: Duration::from_secs(3), is_exact: false, is_kept: true };
+    assert_eq!(next.import(&lab, past).flows, 0, "it is there");
     next.shared.set_fast_path(next.now, notebook.clone()).unwrap();
     next.expect_counters(&[("flows_restored", 1), ("flows.established", 1)]);
     assert!(!notebook.flow().is_up, "it was never interrupted");
@@ -269,9 +272,9 @@ fn a_flow_that_the_fast_path_kept_over_a_crash_goes_on() {
 fn flows_of_a_checkpoint_that_the_fast_path_has_forgotten_do_not_come_back() {
     let (lab, notebook, _) = lent();
     let mut next = lab.next_run(Instant::ZERO.after(Duration::from_secs(31_622_400)));
-    let past = synwall::engine::export::Past { age: Duration::from_secs(3), is_exact: false };
-    assert_eq!(next.import(&lab, past).flows, 1);
+    let past = Past { age: Duration::from_secs(3), is_exact: false, is_kept: true };
     assert_eq!(next.adopt(&*notebook, []).flows, 0);
+    assert_eq!(next.import(&lab, past).flows, 0);
     assert_eq!(next.snapshot().flows.iter().map(|(_, count)| count).sum::<u64>(), 0);
 }
 

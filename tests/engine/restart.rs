@@ -10,8 +10,8 @@ use synwall::wire::pretty::Pretty;
 
 use crate::lab::*;
 
-const STOPPED: Past = Past { age: Duration::from_secs(3), is_exact: true };
-const CRASHED: Past = Past { age: Duration::from_secs(3), is_exact: false };
+const STOPPED: Past = Past { age: Duration::from_secs(3), is_exact: true, is_kept: false };
+const CRASHED: Past = Past { age: Duration::from_secs(3), is_exact: false, is_kept: false };
 
 /// The run after, whose clock began a year before it did.
 fn next_run(lab: &Lab, past: Past) -> Lab {
