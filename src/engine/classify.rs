@@ -8,7 +8,7 @@ use super::policy::{LINGERING, Mode, Policy, Service, ServiceId};
 use super::verdict::{DropReason, Side};
 use crate::table::flow_key::FlowKey;
 use crate::wire::buffer::Offload;
-use crate::wire::frame::{self, Layout, Network, Parsed, Unreadable};
+use crate::wire::frame::{self, Layout, Network, Parsed, Unreadable, Version};
 use crate::wire::seq::SeqNumber;
 use crate::wire::tcp::{Flags, Segment};
 
@@ -149,7 +149,10 @@ pub(super) fn screen(arrival: &Arrival<'_>) -> Result<(), DropReason> {
     if arrival.key.client_port() == 0 || arrival.key.server_port() == 0 {
         return Err(DropReason::BogusPort);
     }
-    if is_bogus(arrival.key.client()) || arrival.key.client() == arrival.key.server() {
+    let client = arrival.key.client();
+    // The key tells an IPv4-mapped address of an IPv6 packet as the IPv4 address that it names.
+    let is_mapped = arrival.layout.network.version == Version::V6 && client.is_ipv4();
+    if is_mapped || is_bogus(client) || client == arrival.key.server() {
         return Err(DropReason::BogusAddress);
     }
     if arrival.layout.is_fragment {
@@ -178,8 +181,6 @@ fn is_bogus(client: IpAddr) -> bool {
                 || v4.octets()[0] == 0
                 || v4.octets()[0] >= 240
         }
-        IpAddr::V6(v6) => {
-            v6.is_multicast() || v6.is_loopback() || v6.is_unspecified() || v6.to_ipv4_mapped().is_some()
-        }
+        IpAddr::V6(v6) => v6.is_multicast() || v6.is_loopback() || v6.is_unspecified(),
     }
 }

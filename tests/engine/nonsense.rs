@@ -134,3 +134,16 @@ fn everything_that_is_not_a_protected_service_crosses_unchanged() {
     assert_eq!(lab.take(), to(Side::Server).chain(to(Side::Client)).collect::<Vec<_>>());
     lab.expect_counters(&[]);
 }
+
+/// Row 4: an IPv4-mapped address is no peer's on any link (RFC 4291 §2.5.5.2), and its flow would have an IPv4 client's key.
+#[test]
+fn listen_ipv4_mapped_source_is_bogus() {
+    let mut lab = Lab::v6();
+    for seg in [linux_syn(), seg(ACK, 9).ack(9)] {
+        let mut frame = lab.frame(Side::Client, &seg);
+        frame[22..38].copy_from_slice(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 198, 18, 0, 1]);
+        assert_eq!(lab.inject(Side::Client, &frame), Verdict::Drop(DropReason::BogusAddress));
+    }
+    lab.expect_nothing();
+    lab.expect_counters(&[("syn_received", 1), ("drop.bogus_address", 2)]);
+}
