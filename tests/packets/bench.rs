@@ -1,0 +1,154 @@
+//! An engine on the bench: frames in; verdicts, frames and counters out.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use synwall::engine::export::{FlowKey, SavedEnd, SavedFlow};
+use synwall::engine::policy::Policy;
+use synwall::engine::{DropReason, Engine, Outbox, Shared, Side, Verdict};
+use synwall::time::Instant;
+use synwall::wire::buffer::FrameBuf;
+use synwall::wire::frame::{self, Parsed};
+use synwall::wire::tcp::Segment;
+
+use super::vector::{EndSpec, Ends, Secrets, Sent};
+
+pub struct Bench {
+    pub now: Instant,
+    pub shared: Arc<Shared>,
+    engine: Engine,
+    buffer: FrameBuf,
+    out: Outbox,
+    moved: BTreeMap<String, u64>,
+    clocks: BTreeMap<Vec<u8>, [u32; 2]>,
+}
+
+/// What the engine made of a frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    pub verdict: Verdict,
+    /// The frames that leave, the forwarded one first.
+    pub out: Vec<(Side, Vec<u8>)>,
+    /// Counters of services that moved, and by how much.
+    pub moved: BTreeMap<String, i64>,
+}
+
+impl Outcome {
+    pub fn sent(&self) -> Vec<Sent> {
+        self.out.iter().map(|(side, frame)| Sent::new(*side, frame)).collect()
+    }
+}
+
+impl Bench {
+    pub fn new(policy: Policy, secrets: Option<&Secrets>, now: Instant) -> Bench {
+        let shared = Arc::new(Shared::new(policy, 1, [1, 2]));
+        if let Some(secrets) = secrets {
+            shared.set_keys(secrets.keys(now));
+        }
+        let mut bench = Bench {
+            now,
+            engine: Engine::new(shared.clone(), 0),
+            shared,
+            buffer: FrameBuf::new(),
+            out: Outbox::new(),
+            moved: BTreeMap::new(),
+            clocks: BTreeMap::new(),
+        };
+        bench.moved = bench.counters();
+        bench
+    }
+
+    pub fn inject(&mut self, side: Side, frame: &[u8]) -> Outcome {
+        assert!(self.buffer.set_bytes(frame), "it fits the buffer");
+        self.out.clear();
+        let verdict = self.engine.handle_frame(self.now, side, &mut self.buffer, &mut self.out);
+        let mut out = Vec::new();
+        if verdict == Verdict::Forward {
+            out.push((side.peer(), self.buffer.bytes().to_vec()));
+        }
+        out.extend(self.out.frames().map(|(side, frame)| (side, frame.bytes().to_vec())));
+        self.note_clock(side, frame, verdict);
+        let before = core::mem::replace(&mut self.moved, BTreeMap::new());
+        self.moved = self.counters();
+        let change = |(name, value): (&String, &u64)| (name.clone(), *value as i64 - before[name] as i64);
+        let moved = self.moved.iter().map(change).filter(|(_, change)| *change != 0).collect();
+        Outcome { verdict, out, moved }
+    }
+
+    /// The counters of services; those of a port follow from the verdicts.
+    fn counters(&self) -> BTreeMap<String, u64> {
+        let snapshot = self.shared.snapshot();
+        let mut all = BTreeMap::new();
+        for service in &snapshot.services {
+            for (name, value) in service.values.counters.entries() {
+                all.insert(format!("{}.{name}", service.name), value);
+            }
+            for reason in DropReason::ALL {
+                let name = format!("{}.drop.{}", service.name, reason.label());
+                all.insert(name, service.values.dropped[reason.index()]);
+            }
+        }
+        for reason in DropReason::ALL {
+            all.insert(format!("none.drop.{}", reason.label()), snapshot.unserved.dropped[reason.index()]);
+        }
+        all
+    }
+
+    /// The flow between these, with its clock.
+    pub fn flow(&self, client: SocketAddr, server: SocketAddr) -> Option<(SavedFlow, Ends)> {
+        let wanted = key(client, server);
+        let mut found = None;
+        self.shared.export_flows(self.now, |flow| {
+            if flow.key == wanted {
+                found = Some(flow);
+            }
+        });
+        let clock = self.clocks.get(&name(client, server)).copied().unwrap_or_default();
+        found.map(|flow| {
+            let ends = Ends { client: end(&flow.client), server: end(&flow.server), clock };
+            (flow, ends)
+        })
+    }
+
+    /// Keeps the server's clock by the words of `engine::translate::ServerClock`, for the engine does not show its own.
+    fn note_clock(&mut self, side: Side, octets: &[u8], verdict: Verdict) {
+        let Parsed::Tcp(layout) = frame::parse(octets) else { return };
+        if side == Side::Client || matches!(verdict, Verdict::Drop(_)) {
+            return;
+        }
+        let segment = Segment::new(octets, layout);
+        let server = SocketAddr::new(layout.network.source(octets), segment.source_port());
+        let client = SocketAddr::new(layout.network.destination(octets), segment.destination_port());
+        let timestamps = segment.options().timestamps();
+        if verdict == Verdict::Consume {
+            // The SYN-ACK that opens it.
+            let tsval = timestamps.map_or(0, |(value, _)| value);
+            self.clocks.entry(name(client, server)).or_insert([tsval, 0]);
+            return;
+        }
+        let Some((value, _)) = timestamps else { return };
+        let Some([latest, reach]) = self.clocks.get_mut(&name(client, server)) else { return };
+        let (ahead, behind) = (value.wrapping_sub(*latest), latest.wrapping_sub(value));
+        let is_whole = layout.has_valid_tcp_checksum(octets) && layout.has_valid_ip_checksum(octets);
+        if (behind == 0 || behind >= REACH) && (ahead < LEAP || is_whole) {
+            *latest = value;
+            *reach = reach.saturating_add(ahead).min(REACH);
+        }
+    }
+}
+
+pub fn key(client: SocketAddr, server: SocketAddr) -> FlowKey {
+    FlowKey::new(client.ip(), client.port(), server.ip(), server.port())
+}
+
+fn name(client: SocketAddr, server: SocketAddr) -> Vec<u8> {
+    format!("{client} {server}").into_bytes()
+}
+
+pub fn end(end: &SavedEnd) -> EndSpec {
+    [end.next, end.acked, end.edge, end.max_window]
+}
+
+const REACH: u32 = 1 << 30;
+const LEAP: u32 = 1 << 16;
