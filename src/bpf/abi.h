@@ -181,6 +181,8 @@ struct prefix_key {
 };
 /* Values of `filter`. */
 enum rule {
+	/* None: a hole in a prefix of the other family. */
+	RULE_NONE = 0,
 	RULE_DENY = 1,
 	RULE_ALLOW = 2,
 };
@@ -211,14 +213,12 @@ struct end {
 	__u32 max_window;
 };
 
-/* slot.flags */
+/* slot.flags, written by user space only. */
 enum {
 	/* The engine handles each of its segments. */
 	FLOW_UP = 1 << 0,
 	/* Let through as it is. */
 	FLOW_DIRECT = 1 << 1,
-	/* The last segment that was noted came from the server. */
-	FLOW_LAST_SERVER = 1 << 2,
 };
 
 /*
@@ -245,7 +245,10 @@ struct slot {
 	__u8 flags;
 	/* Empty segments in turn that said nothing new. */
 	__u8 storm;
-	__u8 padding[2];
+	/* The engine's own. */
+	__u8 marks;
+	/* The program's own: whether the last segment came from the server. */
+	__u8 last_server;
 };
 #define SLOTS_PER_BUCKET 4
 

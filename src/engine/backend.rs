@@ -5,6 +5,7 @@ use core::time::Duration;
 
 use super::classify::{Arrival, verify};
 use super::flow::{End, Flow, FlowState, Storm};
+use super::lent::Place;
 use super::resume::Resuming;
 use super::service::ServerAnswer;
 use super::translate::{Rescale, ServerClock, Translation};
@@ -269,6 +270,7 @@ impl Completion {
             },
             link: handshake.link,
             resuming: Resuming::No,
+            place: Place::Here,
             last_seen: now,
             armed_for: Instant::ZERO,
             storm: Storm::default(),

@@ -349,7 +349,7 @@ impl Step<'_> {
         let mut flow = Flow::direct(arrival.id, client_next.sub(1), link, self.now);
         flow.note(side, arrival, arrival.ack, self.now);
         let deadline = flow.deadline(&self.policy.limits);
-        let is_admitted = self.shared.flows.admit(arrival.key, flow, self.flow_caps()).is_ok();
+        let is_admitted = self.admit_flow(arrival.key, flow).is_ok();
         if is_admitted {
             self.counters(arrival.id).flows_direct.add(1);
             self.arm_flow(arrival.key, deadline);

@@ -83,9 +83,11 @@ impl Step<'_> {
         may_reopen: bool,
     ) -> Option<Outcome> {
         let (now, limits) = (self.now, &self.policy.limits);
-        let (outcome, change) = self.shared.flows.with(&arrival.key, |flow| {
+        let (outcome, change) = self.with_flow(&arrival.key, |flow| {
             let before = flow.state;
             let outcome = handle(flow, side, arrival, frame, now, may_reopen);
+            let is_forwarded = matches!(outcome, Outcome::Settled(Verdict::Forward));
+            flow.settle(self.fast, &arrival.key, now, is_forwarded && arrival.end == arrival.seq);
             let deadline = flow.deadline(limits);
             let change = Change {
                 is_over: flow.state.is_over() && !before.is_over(),
@@ -118,7 +120,7 @@ impl Step<'_> {
             Err(_) => return self.handle_as_the_flows(arrival, frame),
         };
         let is_another = |flow: &Flow| flow.client_iss != redemption.client_iss;
-        let Some(old) = self.shared.flows.remove_if(&arrival.key, is_another) else {
+        let Some(old) = self.remove_flow_if(&arrival.key, is_another) else {
             // A keep-alive of the connection itself: whether the server still knows it the server must say.
             return self
                 .handle_as_the_flows(arrival, frame)

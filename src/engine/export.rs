@@ -7,6 +7,7 @@
 use core::time::Duration;
 
 use super::flow::{End, Flow, FlowState, Storm};
+use super::lent::Place;
 use super::policy::{Policy, ServiceId};
 use super::resume::Resuming;
 use super::translate::{Rescale, ServerClock, Translation};
@@ -129,7 +130,13 @@ impl Shared {
     /// Calls `f` with every flow, direct ones too. Takes time in proportion to their number and holds up a worker for no
     /// longer than it takes for a 256th of them; never for the packet path.
     pub fn export_flows(&self, now: Instant, mut f: impl FnMut(SavedFlow)) {
-        self.flows.for_each(|key, flow| f(save(key, flow, now)));
+        let fast = self.fast.load();
+        let fast = fast.as_deref().map(|fast| &**fast);
+        self.flows.for_each(|key, flow| {
+            let mut flow = flow.clone();
+            flow.look_up(fast, key, now);
+            f(save(key, &flow, now));
+        });
     }
 }
 
@@ -183,7 +190,7 @@ impl Step<'_> {
             return;
         }
         flow.armed_for = Instant::ZERO;
-        match self.shared.flows.admit(saved.key, flow, self.flow_caps()) {
+        match self.admit_flow(saved.key, flow) {
             Ok(()) => {
                 restored.flows = restored.flows.saturating_add(1);
                 self.counters(service).flows_restored.add(1);
@@ -267,6 +274,7 @@ fn restore(saved: &SavedFlow, service: ServiceId, now: Instant, past: Past) -> O
         link: saved.link,
         storm: Storm::default(),
         resuming: if is_settled { Resuming::No } else { Resuming::Waiting },
+        place: Place::Here,
         last_seen: now.before(saved.idle.saturating_add(past.age)),
         armed_for: Instant::ZERO,
     })

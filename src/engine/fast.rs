@@ -5,20 +5,25 @@
 
 use core::net::IpAddr;
 use core::time::Duration;
+use std::sync::Arc;
 
-use super::policy::ServiceId;
+use super::policy::{ServerOptions, Service, ServiceId};
+use super::service::ServiceState;
+use super::stats::{PortValues, ServiceRowValues};
+use super::{Keys, Shared, Side};
 use crate::table::flow_key::FlowKey;
+use crate::time::Instant;
 
-/// What a fast path does for the engine. Called by every worker, some of it for each connection; none of it blocks for longer
-/// than a table takes to admit an entry.
+/// What a fast path does for the engine. Called by every worker, some of it for each connection, and while an entry of the
+/// engine's own tables is held: none of it blocks for longer than a table takes to admit an entry, or calls back.
 pub trait FastPath: Send + Sync {
-    /// Takes up a flow, or another description of one that it has. `false` if there is no room: the flow cannot be admitted.
+    /// Takes up a flow. `false` if there is no room: then the flow cannot be admitted.
     fn admit(&self, key: &FlowKey, flow: &FastFlow) -> bool;
 
     /// Where the ends of a flow are and how long it has been idle; `None` if it is not there.
     fn ends(&self, key: &FlowKey) -> Option<FastEnds>;
 
-    /// Notes what the engine has seen of a flow: ends only move on. Then all of its segments go up to the engine if
+    /// Notes what the engine has seen of a flow: ends only move on. From then on all of its segments go up to the engine if
     /// `is_up`, else only those that the engine must see.
     fn note(&self, key: &FlowKey, ends: &FastEnds, is_up: bool);
 
@@ -34,14 +39,23 @@ pub trait FastPath: Send + Sync {
     /// Has a service's SYNs challenged, or no longer.
     fn press(&self, service: ServiceId, is_pressed: bool);
 
-    /// Whether the fast path began to challenge by itself.
+    /// Whether the fast path challenges a service's SYNs, be it that it began by itself.
     fn is_pressed(&self, service: ServiceId) -> bool;
 
-    /// What it has counted for a service: SYNs received and SYN-ACKs sent, since the beginning.
+    /// What it has counted for a service since the beginning.
     fn counts(&self, service: ServiceId) -> FastCounts;
 
     /// Whether there are direct flows, of which a SYN may be part.
     fn set_direct_flows(&self, are_there: bool);
+
+    /// Asks for one SYN in 2^`log2` to be shown to the detector.
+    fn set_sampling(&self, log2: u8);
+
+    /// Adds to `sum` what it counted for a service, or for none.
+    fn add_service_to(&self, service: Option<ServiceId>, sum: &mut ServiceRowValues);
+
+    /// Adds to `sum` what it carried on a port.
+    fn add_port_to(&self, side: Side, sum: &mut PortValues);
 }
 
 /// A flow as a fast path needs it.
@@ -80,6 +94,8 @@ pub struct FastEnds {
     pub clock_reach: u32,
     /// Since when no segment came.
     pub idle: Duration,
+    /// Kept for the engine, which alone knows what it means.
+    pub marks: u8,
 }
 
 /// One end: see `engine::flow::End`.
@@ -102,4 +118,44 @@ pub struct FastCounts {
     pub syn_received: u64,
     /// SYN-ACKs that it sent.
     pub synack_sent: u64,
+}
+
+impl FastCounts {
+    /// What came since `before`; all if the counters began anew meanwhile.
+    pub(super) fn since(self, before: FastCounts) -> FastCounts {
+        let since = |now: u64, before: u64| now.checked_sub(before).unwrap_or(now);
+        FastCounts {
+            syn_received: since(self.syn_received, before.syn_received),
+            synack_sent: since(self.synack_sent, before.synack_sent),
+        }
+    }
+}
+
+/// What SYN-ACKs that a fast path makes say in the name of a service's server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Promises {
+    /// What the server supports, as far as it is known.
+    pub server: ServerOptions,
+    /// The window scales that cookies of even and of odd epochs promise.
+    pub wscale: [u8; 2],
+    /// Connections that began before the start are let through at present: only the engine knows which.
+    pub has_grace: bool,
+}
+
+impl Shared {
+    /// What is promised in the name of each service of the policy, in the order of their ids.
+    pub fn promises(&self, now: Instant) -> Vec<Promises> {
+        let policy = self.policy.load();
+        let promises = |(service, state): (&Service, &ServiceState)| Promises {
+            server: state.options(service),
+            wscale: [state.promised_wscale(0), state.promised_wscale(1)],
+            has_grace: state.grace.is_in_force(now),
+        };
+        policy.services().iter().zip(&self.services).map(promises).collect()
+    }
+
+    /// The keys in force, if there are any.
+    pub fn keys(&self) -> Option<Arc<Keys>> {
+        self.keys.load_full()
+    }
 }

@@ -6,6 +6,7 @@
 use core::time::Duration;
 
 use super::classify::Arrival;
+use super::lent::Place;
 use super::policy::{Limits, ServiceId};
 use super::resume::Resuming;
 use super::translate::Translation;
@@ -133,6 +134,8 @@ pub(super) struct Flow {
     pub(super) storm: Storm,
     /// Restored from before a crash: until when its ends may be elsewhere than noted (`resume`).
     pub(super) resuming: Resuming,
+    /// Where its segments are handled.
+    pub(super) place: Place,
     pub(super) last_seen: Instant,
     /// The timer that counts for it; older ones are ignored.
     pub(super) armed_for: Instant,
@@ -189,6 +192,7 @@ impl Flow {
             link,
             storm: Storm::default(),
             resuming: Resuming::No,
+            place: Place::Here,
             last_seen: now,
             armed_for: Instant::ZERO,
         }

@@ -42,7 +42,7 @@ impl Grace {
         self.until.store(0, Ordering::Relaxed);
     }
 
-    fn is_in_force(&self, now: Instant) -> bool {
+    pub(super) fn is_in_force(&self, now: Instant) -> bool {
         now.as_nanos() < self.until.load(Ordering::Relaxed)
     }
 }
@@ -63,7 +63,7 @@ impl Shared {
     }
 
     /// Flows in the table that are let through as they are.
-    fn direct_flows(&self) -> usize {
+    pub(super) fn direct_flows(&self) -> usize {
         let count = |state| self.flows.group_len(Flow::group_of(state, true));
         FlowState::ALL.into_iter().map(count).fold(0, usize::saturating_add)
     }

@@ -113,7 +113,7 @@ impl Step<'_> {
     }
 
     fn find_reported(&self, side: Side, report: &Report) -> Outcome {
-        let of_flow = self.shared.flows.with(&report.key, |flow| {
+        let of_flow = self.with_flow(&report.key, |flow| {
             if flow.is_direct {
                 Outcome::Untouched
             } else if flow.has_in_flight(side.peer(), report.seq) {

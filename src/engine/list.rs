@@ -70,7 +70,10 @@ impl Shared {
             goes_on
         });
         if goes_on {
+            let fast = self.fast.load();
             self.flows.for_each_while(|key, flow| {
+                let mut flow = flow.clone();
+                flow.look_up(fast.as_deref().map(|fast| &**fast), key, now);
                 let kind = if flow.is_direct { Kind::Direct } else { Kind::Proxied };
                 let idle = Some(now.since(flow.last_seen));
                 f(listed(key, flow.service, FlowState::label(flow.state), kind, None, idle))

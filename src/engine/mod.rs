@@ -21,6 +21,7 @@ mod grace;
 mod half_open;
 mod held;
 mod icmp;
+mod lent;
 pub mod list;
 mod listen;
 mod mtu;
@@ -54,8 +55,10 @@ use crate::time::{Instant, WallClock};
 use crate::wire::buffer::FrameBuf;
 use crate::wire::tcp::Flags;
 use classify::{Arrival, Class, Stance, verify};
+use fast::{FastCounts, FastPath};
 use flow::{Flow, FlowState};
 use half_open::HalfOpen;
+pub use lent::NoRoom;
 use policy::{MAX_SERVICES, Mode, Policy, ServiceId};
 use repeat::Repeats;
 use service::ServiceState;
@@ -92,6 +95,8 @@ pub struct Shared {
     /// Of reports that a packet was too big.
     too_big: Budget,
     sightings: Sightings,
+    /// Where flows are handled without the engine, if that is so.
+    fast: ArcSwapOption<Arc<dyn FastPath>>,
     stats: Box<[WorkerStats]>,
 }
 
@@ -114,6 +119,7 @@ impl Shared {
             connection_budgets: PrefixBudgets::new(hasher),
             too_big: Budget::default(),
             sightings: Sightings::new(),
+            fast: ArcSwapOption::empty(),
             stats: (0..workers.max(1)).map(|_| WorkerStats::new()).collect(),
         }
     }
@@ -177,13 +183,22 @@ pub struct Engine {
     repeats: Repeats,
     /// When pressure was last looked at.
     reviewed: Instant,
+    /// What the fast path had counted of each service by then.
+    counted: Vec<FastCounts>,
 }
 
 impl Engine {
     /// The engine of worker number `worker`, counted from 0, of those that `shared` was made for.
     pub fn new(shared: Arc<Shared>, worker: usize) -> Engine {
         let timers = Timers::new(Instant::ZERO);
-        Engine { shared, worker, timers, repeats: Repeats::new(), reviewed: Instant::ZERO }
+        Engine {
+            shared,
+            worker,
+            timers,
+            repeats: Repeats::new(),
+            reviewed: Instant::ZERO,
+            counted: Vec::new(),
+        }
     }
 
     /// Decides what becomes of `frame`, which arrived on `side`; may edit it in place and add frames to `out`.
@@ -237,8 +252,20 @@ impl Engine {
         let stats = &shared.stats[self.worker.checked_rem(shared.stats.len()).unwrap_or(0)];
         let policy = shared.policy.load();
         let keys = shared.keys.load();
+        let fast = shared.fast.load();
+        let fast = fast.as_deref().map(|fast| &**fast);
         let (timers, repeats) = (&mut self.timers, &mut self.repeats);
-        f(&mut Step { shared, stats, policy: &policy, keys: keys.as_deref(), timers, repeats, now, out })
+        f(&mut Step {
+            shared,
+            stats,
+            policy: &policy,
+            keys: keys.as_deref(),
+            fast,
+            timers,
+            repeats,
+            now,
+            out,
+        })
     }
 }
 
@@ -251,6 +278,7 @@ struct Step<'a> {
     stats: &'a WorkerStats,
     policy: &'a Policy,
     keys: Option<&'a Keys>,
+    fast: Option<&'a dyn FastPath>,
     timers: &'a mut Timers<TimerKind>,
     repeats: &'a mut Repeats,
     now: Instant,
@@ -414,7 +442,7 @@ impl<'a> Step<'a> {
 
     /// A SYN that is let through opens a new connection: a flow that is over must not translate it.
     fn forget_old_flow(&mut self, arrival: &Arrival<'_>) {
-        self.shared.flows.remove_if(&arrival.key, |flow| flow.state.is_over());
+        self.remove_flow_if(&arrival.key, |flow| flow.state.is_over());
     }
 
     fn counters(&self, id: ServiceId) -> &'a ServiceCounters {

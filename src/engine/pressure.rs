@@ -10,6 +10,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 
 use super::classify::{Arrival, Stance};
+use super::fast::FastCounts;
 use super::policy::{Mode, Service, ServiceId};
 use super::{Engine, Step};
 use crate::table::budget::Budget;
@@ -56,8 +57,25 @@ impl Pressure {
         self.began.compare_exchange(0, began, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
+    fn begin_if_off(&self, now: Instant) -> bool {
+        !self.is_on() && self.begin(now)
+    }
+
     fn note_high(&self, now: Instant) {
         self.last_high.store(now.as_nanos(), Ordering::Relaxed);
+    }
+
+    /// Counts what the fast path has settled in `time`.
+    fn note_settled(&self, now: Instant, service: &Service, settled: FastCounts, time: Duration) {
+        if settled.synack_sent != 0 {
+            let sent = i32::try_from(settled.synack_sent).unwrap_or(i32::MAX);
+            self.in_flight.add(now, service.syn_timeout, sent);
+        }
+        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let allowed = u64::from(service.deactivate_at.syn_rate).saturating_mul(nanos) / 1_000_000_000;
+        if self.is_on() && settled.syn_received > allowed.max(FEW) {
+            self.note_high(now);
+        }
     }
 
     /// Looks at what does not show on a SYN: what is half-open, and how long it has been quiet.
@@ -165,8 +183,15 @@ impl Engine {
         if self.worker != 0 || !is_due {
             return;
         }
+        let time = now.since(self.reviewed);
         self.reviewed = now;
         let policy = self.shared.policy.load();
+        let fast = self.shared.fast.load();
+        let fast = fast.as_deref().map(|fast| &**fast);
+        if let Some(fast) = fast {
+            fast.set_direct_flows(self.shared.direct_flows() != 0);
+            self.counted.resize(policy.services().len(), FastCounts::default());
+        }
         for (position, service) in policy.services().iter().enumerate() {
             let id = ServiceId(u16::try_from(position).unwrap_or(u16::MAX));
             let state = self.shared.service(id);
@@ -174,7 +199,22 @@ impl Engine {
                 state.pressure.forget();
                 continue;
             }
-            let change = state.pressure.review(now, service, self.shared.slots_taken(id));
+            let mut began = false;
+            if let (Some(fast), Some(counted)) = (fast, self.counted.get_mut(position)) {
+                let counts = fast.counts(id);
+                state.pressure.note_settled(now, service, counts.since(*counted), time);
+                *counted = counts;
+                // It has felt the flood first, a CPU alone.
+                began = fast.is_pressed(id) && state.pressure.begin_if_off(now);
+            }
+            let change = if began {
+                Some(Change::Began)
+            } else {
+                state.pressure.review(now, service, self.shared.slots_taken(id))
+            };
+            if let Some(fast) = fast.filter(|fast| fast.is_pressed(id) != state.pressure.is_on()) {
+                fast.press(id, state.pressure.is_on());
+            }
             let Some(stats) = self.shared.stats.first() else { continue };
             let counters = &stats.service(Some(id)).counters;
             match change.filter(|_| service.mode == Mode::Adaptive) {
@@ -207,6 +247,9 @@ impl Step<'_> {
     }
 
     fn count_challenge_start(&self, arrival: &Arrival<'_>) {
+        if let Some(fast) = self.fast {
+            fast.press(arrival.id, true);
+        }
         if arrival.service.mode == Mode::Adaptive {
             self.counters(arrival.id).challenge_started.add(1);
         }

@@ -101,6 +101,10 @@ impl Step<'_> {
 
     /// Resets both ends of a flow that was idle for too long, each with the number that it expects (RFC 5961 §3.2).
     pub(super) fn reset_expired(&mut self, key: &FlowKey, flow: &Flow) {
+        // Adopted without a checkpoint: nobody knows the way to its ends.
+        if flow.link.octets().is_empty() {
+            return;
+        }
         let counters = self.counters(flow.service);
         if flow.server.is_known {
             let seq = flow.server.next.sub(flow.translation.delta);

@@ -87,7 +87,17 @@ impl Shared {
 
     /// Asks for one SYN in 2^`log2`, at most 2^16, so that the queue is not overrun between two looks at it.
     pub fn set_sampling(&self, log2: u8) {
-        self.sightings.log2.store(log2.min(16), Ordering::Relaxed);
+        let log2 = log2.min(16);
+        self.sightings.log2.store(log2, Ordering::Relaxed);
+        if let Some(fast) = &*self.fast.load() {
+            fast.set_sampling(log2);
+        }
+    }
+
+    /// Puts in what a fast path has sighted.
+    pub fn put_sighting(&self, sighting: Sighting) {
+        // Lost if nobody takes them out.
+        let _ = self.sightings.queue.push(sighting);
     }
 }
 

@@ -58,9 +58,10 @@ pub struct ServiceSnapshot {
 }
 
 impl Shared {
-    /// Counters and gauges, summed over workers.
+    /// Counters and gauges, summed over workers and the fast path.
     pub fn snapshot(&self) -> Snapshot {
         let policy = self.policy.load();
+        let fast = self.fast.load();
         let mut snapshot = Snapshot {
             flows: self.flow_counts(),
             flow_table_capacity: u64::from(policy.limits.max_flows),
@@ -71,13 +72,22 @@ impl Shared {
         for side in Side::ALL {
             if let Some(port) = snapshot.ports.get_mut(side.index()) {
                 self.stats.iter().for_each(|stats| stats.add_port_to(side, port));
+                if let Some(fast) = &*fast {
+                    fast.add_port_to(side, port);
+                }
             }
         }
         self.stats.iter().for_each(|stats| stats.add_service_to(None, &mut snapshot.unserved));
+        if let Some(fast) = &*fast {
+            fast.add_service_to(None, &mut snapshot.unserved);
+        }
         for (service, state) in policy.services().iter().zip(&self.services) {
             let id = ServiceId(u16::try_from(snapshot.services.len()).unwrap_or(u16::MAX));
             let mut values = ServiceRowValues::default();
             self.stats.iter().for_each(|stats| stats.add_service_to(Some(id), &mut values));
+            if let Some(fast) = &*fast {
+                fast.add_service_to(Some(id), &mut values);
+            }
             let options = state.options(service);
             snapshot.services.push(ServiceSnapshot {
                 id,

@@ -191,7 +191,7 @@ impl Step<'_> {
         // of the two.
         let flow = completion.flow(arrival, self.now);
         let deadline = flow.deadline(&self.policy.limits);
-        let admitted = self.shared.flows.admit(arrival.key, flow, self.flow_caps());
+        let admitted = self.admit_flow(arrival.key, flow);
         let counters = self.counters(arrival.id);
         if let Some(entry) = self.shared.half_open.remove_if(&arrival.key, HalfOpen::is_backend) {
             let row = self.stats.service(Some(arrival.id));
@@ -234,7 +234,11 @@ impl Step<'_> {
 
     /// Has the next SYNs to a server that refuses answered at once.
     pub(super) fn remember_refusal(&self, key: &FlowKey) {
-        self.shared.refused.insert((key.server(), key.server_port()), self.now, self.policy.limits.refused);
+        let life = self.policy.limits.refused;
+        self.shared.refused.insert((key.server(), key.server_port()), self.now, life);
+        if let Some(fast) = self.fast {
+            fast.note_refusal(key.server(), key.server_port(), life);
+        }
     }
 
     /// The server refused: so does the client's connection end.

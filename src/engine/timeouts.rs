@@ -102,10 +102,12 @@ impl Step<'_> {
 
     fn flow_timeout(&mut self, due: &Due<TimerKind>) {
         let (now, limits, timers) = (self.now, &self.policy.limits, &mut *self.timers);
+        let fast = self.fast;
         let is_due = self.shared.flows.with(&due.key, |flow| {
             if flow.armed_for != due.armed_for {
                 return false;
             }
+            flow.look_up(fast, &due.key, now);
             let deadline = flow.deadline(limits);
             if deadline <= now {
                 return true;
@@ -116,7 +118,7 @@ impl Step<'_> {
         if is_due != Some(true) {
             return;
         }
-        let Some(flow) = self.shared.flows.remove_if(&due.key, |flow| flow.deadline(limits) <= now) else {
+        let Some(flow) = self.remove_flow_if(&due.key, |flow| flow.deadline(limits) <= now) else {
             return;
         };
         if flow.state == FlowState::Reset && !flow.is_direct {

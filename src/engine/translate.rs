@@ -49,6 +49,16 @@ impl ServerClock {
         ServerClock { latest: 0, reach: u32::MAX }
     }
 
+    /// A clock whose latest TSval and reach are known.
+    pub(super) fn at(latest: u32, reach: u32) -> ServerClock {
+        ServerClock { latest, reach }
+    }
+
+    /// The latest TSval, and how far back TSvals count.
+    pub(super) fn parts(self) -> (u32, u32) {
+        (self.latest, self.reach)
+    }
+
     /// The latest TSval.
     pub(super) fn latest(self) -> u32 {
         self.latest

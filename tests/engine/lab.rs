@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use synwall::cookie::{KeyRing, MasterKey};
-use synwall::engine::export::{Past, Restored};
+use synwall::engine::export::{FlowKey, Past, Restored};
+use synwall::engine::fast::{FastFlow, FastPath};
 use synwall::engine::policy::filter::Filter;
 use synwall::engine::policy::{Limits, Mode, Policy, PortSet, Prefix, Service};
 use synwall::engine::{DropReason, Engine, Keys, Outbox, Shared, Side, Snapshot, Verdict};
@@ -226,6 +227,15 @@ impl Lab {
         let mut flows = Vec::new();
         other.shared.export_flows(other.now, |flow| flows.push(flow));
         self.engine.import(self.now, past, &other.shared.export_services(), flows)
+    }
+
+    /// Takes over what a fast path has kept.
+    pub fn adopt(
+        &mut self,
+        fast: &dyn FastPath,
+        kept: impl IntoIterator<Item = (FlowKey, FastFlow)>,
+    ) -> Restored {
+        self.engine.adopt(self.now, fast, kept)
     }
 
     /// Replaces the only service's policy.

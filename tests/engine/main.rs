@@ -20,6 +20,7 @@ mod fragments;
 mod frames;
 mod handshake;
 mod icmp;
+mod lent;
 mod limits;
 mod list;
 mod modes;

@@ -31,7 +31,8 @@ impl Lab {
         remove_leftovers();
         let name = format!("t{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let lab = Lab { name, program: None, _alone: alone };
-        lab.script(&[&["up"], options].concat());
+        let fit: &[&str] = if plane() == "xdp" { &["--xdp"] } else { &[] };
+        lab.script(&[&["up"], fit, options].concat());
         lab
     }
 
@@ -60,14 +61,22 @@ impl Lab {
         assert!(ready, "synwall is not ready after 10 s:\n{}", self.log());
     }
 
-    /// A configuration with an admin socket of the laboratory's own: the file system is not a namespace's.
+    /// A configuration with an admin socket and pins of the laboratory's own, since the file system is not a namespace's, on the
+    /// plane that is tested.
     pub(crate) fn with_socket(&self, config: &str) -> String {
-        let socket = self.state().join("admin.sock");
-        if config.contains("[admin]") {
-            config.to_owned()
-        } else {
-            format!("{config}\n[admin]\nsocket = {socket:?}\n")
+        let mut config = config.to_owned();
+        if !config.contains("[admin]") {
+            let _ = write!(config, "\n[admin]\nsocket = {:?}\n", self.state().join("admin.sock"));
         }
+        if !config.contains("[plane]") {
+            let _ = write!(config, "\n[plane]\nkind = {:?}\npin = {:?}\n", plane(), self.pins());
+        }
+        config
+    }
+
+    /// Where the XDP plane is pinned.
+    pub(crate) fn pins(&self) -> PathBuf {
+        Path::new("/sys/fs/bpf").join(format!("synwall-lab-{}", self.name))
     }
 
     /// Stops synwall as an operator does and asserts that it went well.
@@ -248,6 +257,13 @@ impl Drop for Lab {
         }
         let _ = self.script_command(&["down"]).status();
     }
+}
+
+/// The plane that is tested: `SYNWALL_PLANE`, the raw sockets unless it says otherwise.
+pub(crate) fn plane() -> String {
+    let plane = std::env::var("SYNWALL_PLANE").unwrap_or_else(|_| "pnet".into());
+    assert!(["pnet", "xdp"].contains(&plane.as_str()), "SYNWALL_PLANE={plane}: pnet or xdp");
+    plane
 }
 
 /// Asks until the answer is yes, or until the time is over; says which.

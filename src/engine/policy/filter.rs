@@ -49,6 +49,13 @@ impl Filter {
         Ok(filter)
     }
 
+    /// The prefixes with their rules.
+    pub fn rules(&self) -> impl Iterator<Item = (Prefix, Rule)> {
+        let v4 = self.v4.iter().map(|(net, rule)| (IpAddr::V4(net.addr()), net.prefix_len(), *rule));
+        let v6 = self.v6.iter().map(|(net, rule)| (IpAddr::V6(net.addr()), net.prefix_len(), *rule));
+        v4.chain(v6).filter_map(|(address, len, rule)| Some((Prefix::new(address, len)?, rule)))
+    }
+
     /// The rule for `address`, if there is one.
     pub fn decide(&self, address: IpAddr) -> Option<Rule> {
         if self.is_empty {
