@@ -29,11 +29,13 @@ fmt: ## formatting, unchanged
 
 clippy: ## lints as errors, on all feature sets
 	cargo clippy --all-targets -- -D warnings
+	cargo clippy --all-targets --no-default-features --features appliance -- -D warnings
 	cargo clippy --no-default-features --lib -- -D warnings
 
-core: ## the packet core compiles and passes its tests alone: no sockets, no clock, no configuration
+core: ## the packet core compiles and passes its tests alone: no sockets, no clock, no configuration; so does all but XDP
 	cargo check --no-default-features --lib
 	cargo test --no-default-features --lib
+	cargo check --no-default-features --features appliance
 
 docs: ## rustdoc, warnings as errors
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items

@@ -11,6 +11,8 @@ pub mod memory;
 pub mod pcap;
 pub mod stats;
 pub mod worker;
+#[cfg(feature = "xdp")]
+pub mod xdp;
 
 use std::time::Duration;
 
