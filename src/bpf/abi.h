@@ -162,7 +162,8 @@ struct area {
 	__u32 mask[4];
 	/* A single address: that of a server, which does not call from outside. Not set if its services are all off. */
 	__u32 is_server;
-	__u32 padding;
+	/* One of its services, or of those of a shorter prefix around it, is not off. */
+	__u32 is_protected;
 };
 /* Up to so many areas are looked through one by one. */
 #define FEW_AREAS 4
@@ -221,6 +222,9 @@ enum {
 	FLOW_DIRECT = 1 << 1,
 };
 
+/* slot.storm: the last segment that was noted came from the server; the bits below are how long the storm is. */
+#define STORM_LAST_SERVER 0x80
+
 /*
  * Map `slots`: flows. Four slots make a bucket; map `tags` has a word for each bucket, 16 bits a slot, 0 for a free one.
  * A flow is in one of two buckets, see hash.h. Only user space admits, moves and removes.
@@ -239,11 +243,15 @@ struct slot {
 	/* When its last segment came, milliseconds. */
 	__u32 last_seen;
 	__u32 client_iss;
-	/* Four bits each: the scale of the server's window and the one its reader applies, the same of the client's. */
+	/*
+	 * Four bits each, the lowest first: the scale of the server's window and the one its reader applies, the same of the
+	 * client's.
+	 */
 	__u16 scales;
 	__u16 service;
+	/* Written by user space only: the program would undo a FLOW_UP that is set at the same time. */
 	__u8 flags;
-	/* Empty segments in turn that said nothing new. */
+	/* Empty segments in turn that said nothing new. Written by the program only. */
 	__u8 storm;
 	/* The engine's own. */
 	__u8 marks;

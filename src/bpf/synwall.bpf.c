@@ -1,74 +1,102 @@
-// SPDX-License-Identifier: (MIT OR Apache-2.0) OR GPL-2.0-only
-/* A stand-in: the maps, counters and verdicts without any decision. */
-#include <linux/bpf.h>
-#include <linux/types.h>
-#include <bpf/bpf_helpers.h>
+/* SPDX-License-Identifier: (MIT OR Apache-2.0) OR GPL-2.0-only */
+/*
+ * The XDP plane: settles what comes in millions, and passes everything else up to the engine, which decides as if there
+ * were no program. What goes up: everything while the policy changes; packets longer than the other link carries;
+ * IPv4 with options and IPv6 with extension headers; first fragments of flows; ICMP errors that may be about TCP; SYN, FIN
+ * and RST of flows, and segments of flows that the engine wants; connections that are being opened.
+ *
+ * A frame's way: parse.h, then syn.h (answer.h, cookie.h), ack.h or server.h (flow.h, established.h, translate.h), then
+ * stats.h. What is shared with user space is in abi.h.
+ */
+#include "parse.h"
+#include "stats.h"
+#include "service.h"
+#include "syn.h"
+#include "ack.h"
+#include "server.h"
 
-#include "abi.h"
+char LICENSE[] SEC("license") = "Dual MIT/GPL";
 
-#define MAP(map, map_type, key_type, value_type, entries, flags) \
-	struct {                                                 \
-		__uint(type, map_type);                          \
-		__uint(max_entries, entries);                    \
-		__uint(map_flags, flags);                        \
-		__type(key, key_type);                           \
-		__type(value, value_type);                       \
-	} map SEC(".maps")
-#define MMAPABLE(map, value_type, entries) MAP(map, BPF_MAP_TYPE_ARRAY, __u32, value_type, entries, BPF_F_MMAPABLE)
-
-MMAPABLE(settings, struct settings, 1);
-MMAPABLE(services, struct service, SERVICE_ROWS);
-MAP(budgets, BPF_MAP_TYPE_ARRAY, __u32, struct budget, SERVICE_ROWS, 0);
-MAP(source_budgets, BPF_MAP_TYPE_ARRAY, __u32, __u64, 2 * SOURCE_ROW, 0);
-MMAPABLE(areas, struct area, 1);
-MAP(area_trie, BPF_MAP_TYPE_LPM_TRIE, struct prefix_key, __u32, 1, BPF_F_NO_PREALLOC);
-MMAPABLE(ports, struct port_block, PORT_BLOCKS);
-MAP(filter, BPF_MAP_TYPE_LPM_TRIE, struct prefix_key, __u32, 65536, BPF_F_NO_PREALLOC);
-MAP(pending, BPF_MAP_TYPE_LRU_HASH, struct flow_key, __u32, 1024, 0);
-MAP(refused, BPF_MAP_TYPE_LRU_HASH, struct server_key, __u64, 4096, 0);
-MMAPABLE(tags, __u64, 1);
-MMAPABLE(slots, struct slot, 4);
-MMAPABLE(counters, struct service_counters, SERVICE_ROWS);
-MMAPABLE(port_counters, struct port_counters, 2);
-MAP(links, BPF_MAP_TYPE_DEVMAP, __u32, __u32, 2, 0);
-struct {
-	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 256 * 1024);
-} sightings SEC(".maps");
-
-static __always_inline int cross(struct xdp_md *ctx, __u32 side)
+/* Decides about a packet of either version of IP. */
+static __always_inline int handle_packet(const struct settings *settings, struct packet *p, bool is_v6)
 {
-	__u32 zero = 0, row = bpf_get_smp_processor_id() * 2 + side;
-	struct settings *set = bpf_map_lookup_elem(&settings, &zero);
-	struct port_counters *count = bpf_map_lookup_elem(&port_counters, &row);
-	struct sighting seen = { .service = 3, .port = 80 };
+	int verdict;
 
-	if (!set || !count)
-		return XDP_DROP;
-	if (set->flags & SETTING_BYPASS) {
-		count->passed_up++;
-		return XDP_PASS;
+	p->is_v6 = is_v6;
+	verdict = is_v6 ? parse_v6(p) : parse_v4(p);
+	if (octets_left(p, p->ip) > settings->mtu[!p->side])
+		return GOES_UP;
+	if (verdict == CONTINUE)
+		verdict = parse_tcp(p);
+	if (verdict == IS_MALFORMED || verdict == IS_TINY_FRAGMENT) {
+		if (!is_protected(settings, p))
+			return CROSSES;
+		return DROPPED(verdict == IS_MALFORMED ? DROP_MALFORMED : DROP_FRAGMENT);
 	}
-	count->received++;
-	count->received_octets += ctx->data_end - ctx->data;
-	count->forwarded++;
-	bpf_ringbuf_output(&sightings, &seen, sizeof(seen), 0);
-	return bpf_redirect_map(&links, !side, XDP_DROP);
+	if (verdict != CONTINUE)
+		return verdict;
+	if (p->side == SIDE_SERVER)
+		return handle_server(settings, p);
+	if ((p->flags & FLAG_SYN) && !(p->flags & FLAG_ACK))
+		return handle_opening(settings, p);
+	return handle_client(settings, p);
 }
 
+/* One for each version, or the compiler makes one copy of the program of the two, which asks the version at every turn. */
+static __always_inline int handle_v4(const struct settings *settings, struct packet *p)
+{
+	return handle_packet(settings, p, false);
+}
+
+static __always_inline int handle_v6(const struct settings *settings, struct packet *p)
+{
+	return handle_packet(settings, p, true);
+}
+
+/* Decides about a frame. */
+static __always_inline int handle_frame(const struct settings *settings, struct packet *p)
+{
+	if (settings->flags & SETTING_BYPASS)
+		return GOES_UP;
+	switch (parse_link(p)) {
+	case bpf_htons(ETH_P_IP):
+		return handle_v4(settings, p);
+	case bpf_htons(ETH_P_IPV6):
+		return handle_v6(settings, p);
+	default:
+		return CROSSES;
+	}
+}
+
+static __always_inline int handle(struct xdp_md *ctx, __u8 side)
+{
+	struct packet p = {
+		.ctx = ctx,
+		.data = (void *)(long)ctx->data,
+		.end = (void *)(long)ctx->data_end,
+		.len = (void *)(long)ctx->data_end - (void *)(long)ctx->data,
+		.side = side,
+		.service = NO_SERVICE,
+	};
+	__u32 only = 0;
+	struct settings *rules = bpf_map_lookup_elem(&settings, &only);
+
+	if (!rules)
+		return XDP_PASS;
+	p.nothing = rules->version >> 16 & 63;
+	return settle(&p, handle_frame(rules, &p));
+}
+
+/* On the port to the clients. */
 SEC("xdp")
 int synwall_outside(struct xdp_md *ctx)
 {
-	void *unused[] = { &services, &budgets, &source_budgets, &areas, &area_trie, &ports, &filter, &pending, &refused, &tags, &slots, &counters };
-
-	(void)unused;
-	return cross(ctx, SIDE_CLIENT);
+	return handle(ctx, SIDE_CLIENT);
 }
 
+/* On the port to the servers. */
 SEC("xdp")
 int synwall_inside(struct xdp_md *ctx)
 {
-	return cross(ctx, SIDE_SERVER);
+	return handle(ctx, SIDE_SERVER);
 }
-
-char LICENSE[] SEC("license") = "Dual MIT/GPL";

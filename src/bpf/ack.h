@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: (MIT OR Apache-2.0) OR GPL-2.0-only */
+/* A client's segment that is no SYN: of a flow, of a connection that is being opened, or an ACK that returns a cookie. */
+#ifndef SYNWALL_ACK_H
+#define SYNWALL_ACK_H
+
+#include "budget.h"
+#include "cookie.h"
+#include "established.h"
+#include "options.h"
+#include "pending.h"
+#include "screen.h"
+#include "service.h"
+#include "stats.h"
+
+/* What the segment claims to return. */
+static __always_inline struct claim read_claim(const struct packet *p)
+{
+	struct claim claim = {.isn = p->ack - 1};
+	struct options o;
+
+	read_options(p, &o);
+	claim.has_timestamps = o.has & HAS_TIMESTAMPS;
+	claim.tsecr = bpf_ntohl(o.tsecr);
+	return claim;
+}
+
+/* What becomes of a segment without a flow before a cookie is looked for in it. */
+static __always_inline int meet(const struct settings *settings, const struct packet *p,
+				const struct service *service)
+{
+	__u32 rule;
+	int verdict;
+
+	if (!service || service->mode == MODE_OFF)
+		return CROSSES;
+	rule = service->mode == MODE_MONITOR ? 0 : find_rule(settings, p);
+	if (rule == RULE_DENY)
+		return DROPPED(DROP_DENIED);
+	if (is_pending(p))
+		return GOES_UP;
+	if (service->mode == MODE_MONITOR || rule == RULE_ALLOW)
+		return CROSSES;
+	if (service->flags & SERVICE_GRACE)
+		return GOES_UP;
+	verdict = screen(p);
+	if (verdict != CONTINUE)
+		return verdict;
+	if (!(p->flags & FLAG_ACK) || (p->flags & (FLAG_SYN | FLAG_RST)))
+		return DROPPED(DROP_NO_FLOW);
+	return settings->has_key[settings->parity & 1] ? CONTINUE : DROPPED(DROP_NO_KEY);
+}
+
+/* Refuses an ACK without a flow that returns no cookie. */
+static __always_inline int refuse(const struct packet *p, const struct service *service)
+{
+	struct service_counters *row = service_counters(p->service);
+
+	if ((service->flags & SERVICE_RESET_UNKNOWN) &&
+	    take_reset(service, p->service, bpf_ktime_get_coarse_ns()))
+		return GOES_UP;
+	if (row)
+		row->cookie_invalid++;
+	return DROPPED(DROP_COOKIE_INVALID);
+}
+
+/* Handles a segment of a client that is no SYN. */
+static __always_inline int handle_client(const struct settings *settings, struct packet *p)
+{
+	struct slot *slot = find_flow(settings, p);
+	struct service *service = NULL;
+	struct claim claim;
+	int verdict;
+
+	if (slot) {
+		verdict = handle_in_flow(settings, p, slot);
+	} else {
+		service = find_service(settings, p);
+		verdict = meet(settings, p, service);
+	}
+	if (verdict != CONTINUE)
+		return verdict;
+	claim = read_claim(p);
+	if (service && (service->flags & SERVICE_REQUIRE_TIMESTAMPS) && !claim.has_timestamps)
+		return DROPPED(DROP_TIMESTAMPS_REQUIRED);
+	if (cookie_is_good(settings, p, &claim))
+		return mark_pending(p);
+	if (service)
+		return refuse(p, service);
+	return slot ? keep_out(p, slot) : GOES_UP;
+}
+
+#endif

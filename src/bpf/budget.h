@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: (MIT OR Apache-2.0) OR GPL-2.0-only */
+/* Budgets: the generic cell rate algorithm of table/budget.rs. A cell says when it would be empty again. */
+#ifndef SYNWALL_BUDGET_H
+#define SYNWALL_BUDGET_H
+
+#include "hash.h"
+#include "maps.h"
+
+/* A second's worth may come at once. */
+#define BURST 1000000000ULL
+/* Other CPUs get in between: so often a budget is asked again. */
+#define MOST_TRIES 8
+
+/* The cell at `now`: no credit for the past, and none of a future that the clock has left. */
+static __always_inline __u64 settled(__u64 empty_at, __u64 now)
+{
+	if (empty_at > now + BURST)
+		return now;
+	return empty_at > now ? empty_at : now;
+}
+
+/* When the cell is empty after `cost` more, or 0 if that is beyond the burst. */
+static __always_inline __u64 charged(__u64 empty_at, __u64 now, __u64 cost, __u64 burst)
+{
+	__u64 after = settled(empty_at, now) + cost;
+
+	if (burst < cost)
+		burst = cost;
+	return after <= now + burst ? after : 0;
+}
+
+/* Takes `cost` out of a cell that all CPUs share. */
+static __always_inline bool take(__u64 *cell, __u64 now, __u64 cost)
+{
+	for (int i = 0; i < MOST_TRIES; i++) {
+		__u64 before = *(volatile __u64 *)cell;
+		__u64 after = charged(before, now, cost, BURST);
+
+		if (!after)
+			return false;
+		if (__sync_val_compare_and_swap(cell, before, after) == before)
+			return true;
+	}
+	return false;
+}
+
+/* Takes a RST that nothing but the arrival calls for. */
+static __always_inline bool take_reset(const struct service *service, __u32 id, __u64 now)
+{
+	struct budget *budget;
+
+	if (!service->reset_interval)
+		return true;
+	budget = bpf_map_lookup_elem(&budgets, &id);
+	return budget && take(&budget->reset, now, service->reset_interval);
+}
+
+/* Takes a SYN-ACK out of what this CPU has taken out of the service's budget. */
+static __always_inline bool take_synack(const struct service *service, struct service_counters *row, __u32 id,
+					__u64 now)
+{
+	__u32 chunk = service->synack_chunk ? service->synack_chunk : 1;
+	struct budget *budget;
+
+	if (!service->synack_interval)
+		return true;
+	if (row->synack_credit) {
+		row->synack_credit--;
+		return true;
+	}
+	budget = bpf_map_lookup_elem(&budgets, &id);
+	if (!budget || !take(&budget->synack, now, service->synack_interval * chunk))
+		return false;
+	row->synack_credit = chunk - 1;
+	return true;
+}
+
+/*
+ * Takes a SYN out of the budget of its source prefix: a sketch of two rows, refused only if both cells are spent. Two CPUs
+ * at once may count one event for two: a budget is a bound, not a ledger.
+ */
+static __always_inline bool take_source(const struct settings *settings, const struct packet *p,
+					const struct service *service, __u64 now)
+{
+	__u64 hash, after, one, other, *first, *second;
+	__u32 place;
+
+	if (!service->source_interval)
+		return true;
+	hash = hash_source(settings, p);
+	place = hash & (SOURCE_ROW - 1);
+	first = bpf_map_lookup_elem(&source_budgets, &place);
+	place = SOURCE_ROW + (hash >> 32 & (SOURCE_ROW - 1));
+	second = bpf_map_lookup_elem(&source_budgets, &place);
+	if (!first || !second)
+		return true;
+	one = settled(*first, now);
+	other = settled(*second, now);
+	after = charged(one < other ? one : other, now, service->source_interval, BURST);
+	if (!after)
+		return false;
+	*first = one > after ? one : after;
+	*second = other > after ? other : after;
+	return true;
+}
+
+/* Whether SYNs come to this CPU at more than the rate at which pressure begins. */
+static __always_inline bool is_above(const struct service *service, struct service_counters *row, __u64 now)
+{
+	__u64 after;
+
+	if (!service->pressure_interval)
+		return false;
+	after = charged(row->pressure_meter, now, service->pressure_interval, service->pressure_window);
+	if (!after)
+		return true;
+	row->pressure_meter = after;
+	return false;
+}
+
+#endif

@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: (MIT OR Apache-2.0) OR GPL-2.0-only */
+/*
+ * The keyed hash of flows and prefixes: NH over pairs of words (multiplication of sums with secrets, as in UMAC, RFC 4418),
+ * then mixed. Nobody who chooses tuples without the secrets can make them collide; io/xdp/table.rs has the same in Rust.
+ */
+#ifndef SYNWALL_HASH_H
+#define SYNWALL_HASH_H
+
+#include "parse.h"
+
+static __always_inline __u64 hash_pair(const struct settings *settings, int place, __u32 one, __u32 other)
+{
+	return (one + settings->hash_keys[place]) * (other + settings->hash_keys[place + 1]);
+}
+
+static __always_inline __u64 hash_mix(const struct settings *settings, __u64 hash)
+{
+	hash ^= hash >> 32;
+	hash *= settings->hash_keys[10] | 1;
+	return hash ^ hash >> 29;
+}
+
+/* The hash of a connection. */
+static __always_inline __u64 hash_flow(const struct settings *settings, const struct packet *p)
+{
+	const __u32 *from = p->client, *to = p->server;
+
+	return hash_mix(settings,
+			hash_pair(settings, 0, from[0], from[1]) + hash_pair(settings, 2, from[2], from[3]) +
+				hash_pair(settings, 4, to[0], to[1]) + hash_pair(settings, 6, to[2], to[3]) +
+				hash_pair(settings, 8, p->ports, 0));
+}
+
+/* The hash of the client's prefix (IPv4 /24, IPv6 /64) and a service. */
+static __always_inline __u64 hash_source(const struct settings *settings, const struct packet *p)
+{
+	const __u32 *from = p->client;
+	/* What begins like a multicast address is no source of IPv6 (RFC 4291 §2.7). */
+	__u32 high = p->is_v6 ? from[0] : bpf_htonl(0xff000004);
+	__u32 low = p->is_v6 ? from[1] : from[3] & bpf_htonl(0xffffff00);
+
+	return hash_mix(settings, hash_pair(settings, 0, high, low) + hash_pair(settings, 2, p->service, 0));
+}
+
+#endif

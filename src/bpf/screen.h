@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: (MIT OR Apache-2.0) OR GPL-2.0-only */
+/* Refuses what no client's TCP sends, in the order of engine/classify.rs. */
+#ifndef SYNWALL_SCREEN_H
+#define SYNWALL_SCREEN_H
+
+#include "csum.h"
+#include "service.h"
+
+/* An address that cannot be a peer's. */
+static __always_inline bool is_bogus(bool is_v6, const __u32 *address)
+{
+	__u8 first = address[3];
+
+	if (!is_v6)
+		return first == 0 || first == 127 || first >= 224;
+	if ((__u8)address[0] == 0xff)
+		return true;
+	if (address[0] || address[1])
+		return false;
+	return address[2] == MAPPED || (!address[2] && (!address[3] || address[3] == bpf_htonl(1)));
+}
+
+static __always_inline bool is_same(bool is_v6, const __u32 *one, const __u32 *other)
+{
+	if (one[3] != other[3])
+		return false;
+	return !is_v6 || (one[0] == other[0] && one[1] == other[1] && one[2] == other[2]);
+}
+
+/* What is wrong with a segment without a flow, as far as its header shows. */
+static __always_inline int screen(const struct packet *p)
+{
+	if ((p->flags & FLAG_SYN) && (p->flags & (FLAG_FIN | FLAG_RST)))
+		return DROPPED(DROP_BAD_FLAGS);
+	if (!(p->flags & (FLAG_SYN | FLAG_ACK | FLAG_RST)))
+		return DROPPED(DROP_BAD_FLAGS);
+	if (!(p->ports & 0xffff) || !(p->ports >> 16))
+		return DROPPED(DROP_BOGUS_PORT);
+	if (is_bogus(p->is_v6, p->client) || is_same(p->is_v6, p->client, p->server))
+		return DROPPED(DROP_BOGUS_ADDRESS);
+	if (p->is_fragment)
+		return DROPPED(DROP_FRAGMENT);
+	return CONTINUE;
+}
+
+/* Whether the IPv4 header says its own sum. */
+static __always_inline bool has_good_ip_checksum(const struct packet *p)
+{
+	const __u32 *word = octets(p, p->ip, V4_LEN);
+
+	if (p->is_v6)
+		return true;
+	return word && csum_fold((__u64)word[0] + word[1] + word[2] + word[3] + word[4]) == 0xffff;
+}
+
+/* The sum of the TCP header, straight for the common lengths. */
+static __always_inline bool csum_segment(const struct packet *p, __u64 *sum)
+{
+	const __u32 *word = octets(p, p->tcp, TCP_LEN);
+	__u64 from, rest;
+
+	if (!word)
+		return false;
+	*sum += (__u64)word[0] + word[1] + word[2] + word[3] + word[4];
+	if (p->segment_len == TCP_LEN)
+		return true;
+	if (p->segment_len == TCP_LEN + 20) {
+		word = octets(p, p->tcp, TCP_LEN + 20);
+		if (!word)
+			return false;
+		*sum += (__u64)word[5] + word[6] + word[7] + word[8] + word[9];
+		return true;
+	}
+	from = p->tcp - p->data + TCP_LEN;
+	barrier_var(from);
+	rest = csum_octets(p->ctx, from, p->segment_len - TCP_LEN);
+	*sum += rest;
+	return rest != CSUM_NONE;
+}
+
+/* Verifies the checksums of a segment that is about to be answered. */
+static __always_inline int verify(const struct packet *p)
+{
+	__u64 pseudo = csum_pseudo(p, p->segment_len), sum = pseudo;
+	const struct tcphdr *tcp = octets(p, p->tcp, TCP_LEN);
+
+	if (!tcp || !csum_segment(p, &sum))
+		return GOES_UP;
+	/* Its sender on this machine has left the rest of it to the device: the engine is told so. */
+	if (csum_fold(sum) != 0xffff)
+		return tcp->check == csum_fold(pseudo) ? GOES_UP : DROPPED(DROP_BAD_CHECKSUM);
+	return has_good_ip_checksum(p) ? CONTINUE : DROPPED(DROP_BAD_CHECKSUM);
+}
+
+/* What is wrong with a SYN. */
+static __always_inline int screen_opening(const struct settings *settings, const struct packet *p)
+{
+	int verdict = screen(p);
+
+	if (verdict == CONTINUE)
+		verdict = verify(p);
+	if (verdict == CONTINUE && is_from_server(settings, p))
+		verdict = DROPPED(DROP_BOGUS_ADDRESS);
+	return verdict;
+}
+
+#endif

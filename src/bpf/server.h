@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: (MIT OR Apache-2.0) OR GPL-2.0-only */
+/* A server's segment. Servers are trusted not to flood: what is of no flow goes up. */
+#ifndef SYNWALL_SERVER_H
+#define SYNWALL_SERVER_H
+
+#include "established.h"
+#include "pending.h"
+#include "service.h"
+
+/* Handles a segment from a server. */
+static __always_inline int handle_server(const struct settings *settings, struct packet *p)
+{
+	struct slot *slot = find_flow(settings, p);
+	struct service *service;
+	int verdict;
+
+	if (slot) {
+		verdict = handle_in_flow(settings, p, slot);
+		return verdict == CONTINUE ? keep_out(p, slot) : verdict;
+	}
+	service = find_service(settings, p);
+	if (!service || service->mode == MODE_OFF)
+		return CROSSES;
+	if (p->flags & FLAG_SYN)
+		return mark_pending(p);
+	if (service->mode == MODE_MONITOR && !is_pending(p))
+		return CROSSES;
+	return GOES_UP;
+}
+
+#endif

@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: (MIT OR Apache-2.0) OR GPL-2.0-only */
+/* Counters: rows of this CPU alone, so plain additions do. */
+#ifndef SYNWALL_STATS_H
+#define SYNWALL_STATS_H
+
+#include "maps.h"
+#include "parse.h"
+
+/* This CPU's row of a service, or of what belongs to none. */
+static __always_inline struct service_counters *service_counters(__u32 service)
+{
+	__u32 row = bpf_get_smp_processor_id() * SERVICE_ROWS + service;
+
+	return bpf_map_lookup_elem(&counters, &row);
+}
+
+/* Counts a drop; the verdict that says so. */
+static __always_inline void count_drop(const struct packet *p, __u32 reason)
+{
+	struct service_counters *row = service_counters(p->service);
+
+	if (row && reason < DROP_REASONS)
+		row->dropped[reason]++;
+}
+
+/* Counts a frame that arrived, and carries out what was decided of it. */
+static __always_inline int settle(const struct packet *p, int verdict)
+{
+	__u32 row = bpf_get_smp_processor_id() * 2 + p->side, other = !p->side;
+	struct port_counters *port = bpf_map_lookup_elem(&port_counters, &row);
+
+	if (!port)
+		return XDP_PASS;
+	if (ACTION_OF(verdict) == GOES_UP) {
+		port->passed_up++;
+		return XDP_PASS;
+	}
+	port->received++;
+	port->received_octets += p->len;
+	switch (ACTION_OF(verdict)) {
+	case IS_ANSWERED:
+		port->consumed++;
+		port->originated++;
+		return XDP_TX;
+	case IS_DROPPED:
+		port->dropped++;
+		count_drop(p, REASON_OF(verdict));
+		return XDP_DROP;
+	default:
+		port->forwarded++;
+		return bpf_redirect_map(&links, other, XDP_ABORTED);
+	}
+}
+
+#endif

@@ -1,0 +1,194 @@
+/* SPDX-License-Identifier: (MIT OR Apache-2.0) OR GPL-2.0-only */
+/* A client's SYN: what engine/mod.rs handle_opening and engine/listen.rs do of it without a table. */
+#ifndef SYNWALL_SYN_H
+#define SYNWALL_SYN_H
+
+#include "answer.h"
+#include "budget.h"
+#include "flow.h"
+#include "pending.h"
+#include "screen.h"
+#include "service.h"
+#include "stats.h"
+
+/* Smaller segments would be a header for every few octets. */
+#define SMALLEST_MSS 64
+/* The MSS of who announces none (RFC 9293 §3.7.1, RFC 8200 §5). */
+#define DEFAULT_MSS_V4 536
+#define DEFAULT_MSS_V6 1220
+
+/* 2^64 / phi. */
+#define GOLDEN_RATIO 0x9e3779b97f4a7c15ULL
+
+/* Shows the SYN to the detector, or one of so many. */
+static __always_inline void sight(const struct settings *settings, const struct packet *p,
+				  const struct service_counters *row)
+{
+	/* Sources that take turns must not fall into step with the sample: multiples of the golden ratio never do. */
+	__u64 spread = row->syn_received * GOLDEN_RATIO;
+	__u32 log2 = settings->sampling_log2 & 63;
+	const __u8 *hop_limit = octets(p, p->ip + (p->is_v6 ? 7 : 8), 1);
+	struct sighting *seen;
+
+	if ((log2 && spread >> (64 - log2)) || !hop_limit)
+		return;
+	seen = bpf_ringbuf_reserve(&sightings, sizeof(*seen), 0);
+	/* Lost if nobody takes them out: the detector asks for fewer. */
+	if (!seen)
+		return;
+	__builtin_memcpy(seen->source, p->client, sizeof(seen->source));
+	seen->service = p->service;
+	seen->source_port = client_port(p);
+	seen->port = server_port(p);
+	seen->hop_limit = *hop_limit;
+	seen->weight_log2 = log2;
+	/* It is looked for at a beat: to wake anyone for each would cost more than the answer. */
+	bpf_ringbuf_submit(seen, BPF_RB_NO_WAKEUP);
+}
+
+/* Whether the server refused lately. */
+static __always_inline bool is_refused(const struct settings *settings, const struct packet *p, __u64 now)
+{
+	struct server_key key = {.port = p->ports >> 16};
+	__u64 *until;
+
+	if (now >= settings->refused_until)
+		return false;
+	__builtin_memcpy(key.address, p->server, sizeof(key.address));
+	until = bpf_map_lookup_elem(&refused, &key);
+	return until && now < *until;
+}
+
+/* What the cookie carries of the SYN's offer and what its SYN-ACK grants: the flags of the first, the options of the second. */
+static __always_inline __u8 grant(const struct settings *settings, const struct packet *p,
+				  const struct service *service, struct options *o)
+{
+	__u32 parity = settings->parity & 1;
+	__u32 mss = o->has & HAS_MSS ? o->mss : p->is_v6 ? DEFAULT_MSS_V6 : DEFAULT_MSS_V4;
+	__u8 flags = parity << 7 | mss_index(p->is_v6, mss);
+
+	/* Without MSS in the SYN there is none in the answer: it is never longer than the SYN. */
+	o->mss = service->mss[p->is_v6];
+	if (!(service->flags & SERVICE_WSCALE))
+		o->has &= ~HAS_WSCALE;
+	if (!(service->flags & SERVICE_SACK))
+		o->has &= ~HAS_SACK;
+	if (!(service->flags & SERVICE_TIMESTAMPS))
+		o->has &= ~HAS_TIMESTAMPS;
+	if (o->has & HAS_WSCALE)
+		flags |= wscale_index(o->wscale) << 3;
+	if (o->has & HAS_SACK)
+		flags |= COOKIE_SACK;
+	o->wscale = service->promised_wscale[parity];
+	return flags;
+}
+
+/* Answers a SYN that is within its budgets. */
+static __always_inline int answer_syn(const struct settings *settings, const struct packet *p,
+				      const struct service *service, struct options *o)
+{
+	__u8 flags = grant(settings, p, service, o);
+	/* Without timestamps the cookie has no room for it. */
+	bool ecn = (p->flags & FLAG_ECE) && (p->flags & FLAG_CWR) && (service->flags & SERVICE_ECN) &&
+		   (o->has & HAS_TIMESTAMPS);
+	__u8 extra = COOKIE_VERSION | (o->has & HAS_TIMESTAMPS ? COOKIE_TIMESTAMPS : 0) | (ecn ? COOKIE_ECN : 0);
+	__u64 mac = cookie_end(p, cookie_start(p, settings->keys[settings->parity & 1]), p->seq, flags, extra);
+
+	o->tsecr = o->tsval;
+	o->tsval = bpf_htonl(cookie_tsval(mac, settings->unix_seconds, ecn));
+	return write_answer(p, cookie_isn(mac, flags), FLAG_SYN | FLAG_ACK | (ecn ? FLAG_ECE : 0),
+			    service->early_data, o);
+}
+
+/* Answers a SYN, or says why not (engine/listen.rs try_answer_syn). */
+static __always_inline int try_answer_syn(const struct settings *settings, const struct packet *p,
+					  const struct service *service, struct service_counters *row, __u64 now)
+{
+	struct options o;
+	int verdict;
+
+	if (!settings->has_key[settings->parity & 1] || now > settings->alive_until)
+		return DROPPED(DROP_NO_KEY);
+	read_options(p, &o);
+	if ((o.has & HAS_MSS) && o.mss < SMALLEST_MSS)
+		return DROPPED(DROP_MSS_TOO_SMALL);
+	if ((service->flags & SERVICE_REQUIRE_TIMESTAMPS) && !(o.has & HAS_TIMESTAMPS))
+		return DROPPED(DROP_TIMESTAMPS_REQUIRED);
+	if (!take_source(settings, p, service, now))
+		return DROPPED(DROP_SOURCE_RATE_EXCEEDED);
+	if (!take_synack(service, row, p->service, now))
+		return DROPPED(DROP_SYN_RATE_EXCEEDED);
+	if (o.has & HAS_SIGNATURE)
+		row->syn_signed++;
+	verdict = answer_syn(settings, p, service, &o);
+	if (verdict == IS_ANSWERED)
+		row->synack_sent++;
+	return verdict;
+}
+
+/* Handles a SYN that cookies answer, now or if SYNs come too fast. */
+static __always_inline int challenge(const struct settings *settings, const struct packet *p,
+				     struct service *service, struct service_counters *row)
+{
+	int verdict = screen_opening(settings, p);
+	__u64 now;
+
+	if (verdict == GOES_UP)
+		return verdict;
+	if (verdict != CONTINUE) {
+		row->syn_received++;
+		return verdict;
+	}
+	now = bpf_ktime_get_coarse_ns();
+	/* The engine lets these through, or repeats what it answers, as long as they are few. */
+	if ((service->mode == MODE_ADAPTIVE || (service->flags & SERVICE_SPEAKS_FIRST)) && !service->pressed) {
+		if (!is_above(service, row, now))
+			return mark_pending(p);
+		service->pressed = 1;
+	}
+	if (is_refused(settings, p, now)) {
+		if (take_reset(service, p->service, now))
+			return GOES_UP;
+		verdict = DROPPED(DROP_RESET_RATE_EXCEEDED);
+	}
+	row->syn_received++;
+	sight(settings, p, row);
+	return verdict == CONTINUE ? try_answer_syn(settings, p, service, row, now) : verdict;
+}
+
+/* Handles a SYN without ACK from a client. */
+static __always_inline int handle_opening(const struct settings *settings, struct packet *p)
+{
+	struct service *service = find_service(settings, p);
+	struct service_counters *row;
+	__u32 rule = 0;
+
+	if (!service)
+		return CROSSES;
+	row = service_counters(p->service);
+	if (!row)
+		return GOES_UP;
+	if (service->mode == MODE_OFF) {
+		/* It may belong to a connection from before. */
+		if (find_flow(settings, p))
+			return GOES_UP;
+		row->syn_received++;
+		return CROSSES;
+	}
+	if (service->mode == MODE_MONITOR)
+		return mark_pending(p);
+	rule = find_rule(settings, p);
+	if (rule == RULE_DENY)
+		return DROPPED(DROP_DENIED);
+	if (rule == RULE_ALLOW)
+		return mark_pending(p);
+	if (settings->flags & SETTING_DIRECT_FLOWS) {
+		struct slot *slot = find_flow(settings, p);
+
+		if (slot && (slot->flags & FLOW_DIRECT))
+			return GOES_UP;
+	}
+	return challenge(settings, p, service, row);
+}
+
+#endif
