@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use synwall::engine::export::{FlowKey, SavedEnd, SavedFlow};
+use synwall::engine::fast::FastPath;
 use synwall::engine::policy::Policy;
 use synwall::engine::{DropReason, Engine, Outbox, Shared, Side, Verdict};
 use synwall::time::Instant;
@@ -69,11 +70,20 @@ impl Bench {
         }
         out.extend(self.out.frames().map(|(side, frame)| (side, frame.bytes().to_vec())));
         self.note_clock(side, frame, verdict);
-        let before = core::mem::replace(&mut self.moved, BTreeMap::new());
-        self.moved = self.counters();
+        Outcome { verdict, out, moved: self.moved() }
+    }
+
+    /// The counters of services that moved since the last look, the fast path's with them.
+    pub fn moved(&mut self) -> BTreeMap<String, i64> {
+        let before = core::mem::replace(&mut self.moved, self.counters());
         let change = |(name, value): (&String, &u64)| (name.clone(), *value as i64 - before[name] as i64);
-        let moved = self.moved.iter().map(change).filter(|(_, change)| *change != 0).collect();
-        Outcome { verdict, out, moved }
+        self.moved.iter().map(change).filter(|(_, change)| *change != 0).collect()
+    }
+
+    /// Lends the flows to a fast path, whose counters are the engine's from now on.
+    pub fn lend(&mut self, fast: Arc<dyn FastPath>) {
+        assert!(self.shared.set_fast_path(self.now, fast).is_ok(), "there is room for all flows");
+        self.moved = self.counters();
     }
 
     /// The counters of services; those of a port follow from the verdicts.

@@ -108,7 +108,7 @@ pub fn prefix(text: &str) -> Prefix {
 }
 
 impl ServiceSpec {
-    fn service(&self) -> Service {
+    pub fn service(&self) -> Service {
         let mut ports = PortSet::empty();
         self.ports.iter().for_each(|[first, last]| ports.insert_range(*first, *last));
         let mut service = Service { name: self.name.clone(), ports, ..Service::default() };

@@ -1,0 +1,143 @@
+//! The program in the kernel, a frame at a time.
+
+use std::borrow::Cow;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aya::programs::xdp::XdpAttachType;
+use aya::programs::{ProgramInfo, TestRun, TestRunOptions, Xdp, loaded_programs};
+use nix::sched::{CloneFlags, unshare};
+
+use synwall::engine::policy::Policy;
+use synwall::engine::policy::filter::Rule;
+use synwall::engine::{Keys, Shared, Side};
+use synwall::io::xdp::{Attachment, HASH_KEYS, Options, Path, Plane, ServiceFacts};
+use synwall::time::Instant;
+
+use crate::packets::vector::prefix;
+
+pub struct Program {
+    pub path: Arc<Path>,
+    /// By side.
+    entries: [Xdp; 2],
+    _plane: Plane,
+}
+
+/// What the program did with a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// It goes up to the engine.
+    Up,
+    /// It goes back out of the port that it came in at.
+    Transmit,
+    /// It crosses.
+    Redirect,
+    Drop,
+}
+
+/// A frame that the program has seen: what it did, what the frame is now, and the time that it took.
+#[derive(Debug)]
+pub struct Run {
+    pub action: Action,
+    pub frame: Vec<u8>,
+    pub duration: Duration,
+}
+
+impl Program {
+    /// Loads it, in a network namespace of this thread's own.
+    pub fn load() -> Program {
+        unshare(CloneFlags::CLONE_NEWNET).expect("this needs root");
+        for port in PORTS {
+            ip(&["link", "add", port, "type", "dummy"]);
+        }
+        let options = Options {
+            outside: PORTS[0].into(),
+            inside: PORTS[1].into(),
+            max_flows: 10_000,
+            max_half_open: 10_000,
+            attachment: Attachment::Generic,
+            pin: None,
+            hash_keys: std::array::from_fn::<u64, HASH_KEYS, _>(|n| 0x9e37_79b9_7f4a_7c15 ^ (n as u64) << 17),
+        };
+        let mut plane = Plane::open(&options).unwrap_or_else(|error| panic!("{error}"));
+        // The links tell which of the machine's programs are ours.
+        plane.attach().unwrap_or_else(|error| panic!("{error}"));
+        let entries = PORTS.map(|port| {
+            let info = info_of(port);
+            let name = Cow::Owned(info.name_as_str().unwrap().to_owned());
+            Xdp::from_program_info(info, name, XdpAttachType::Interface).unwrap()
+        });
+        Program { path: plane.path(), entries, _plane: plane }
+    }
+
+    /// Tells the program all that `shared` would do by itself.
+    pub fn configure(&self, shared: &Shared, rules: &[(&str, Rule)]) {
+        let policy: Arc<Policy> = shared.policy();
+        let rules: Vec<_> = rules.iter().map(|(text, rule)| (prefix(text), *rule)).collect();
+        self.path.set_policy(&policy, &rules, &facts(shared)).unwrap();
+        if let Some(keys) = shared.keys() {
+            self.path.set_keys(&keys.ring);
+        }
+    }
+
+    /// What is learned of servers while it runs, and that somebody is there.
+    pub fn beat(&self, shared: &Shared, now: Instant) {
+        let policy: Arc<Policy> = shared.policy();
+        self.path.set_facts(&policy, &facts(shared));
+        let unix = shared.keys().map_or(0, |keys: Arc<Keys>| keys.clock.unix_seconds(now));
+        self.path.heartbeat(Duration::from_secs(unix));
+    }
+
+    pub fn run(&self, side: Side, frame: &[u8]) -> Run {
+        self.repeat(side, frame, 1)
+    }
+
+    /// The same so many times over, each with the frame as it came; the time is that of one.
+    pub fn repeat(&self, side: Side, frame: &[u8], repeat: u32) -> Run {
+        let mut out = vec![0; frame.len() + 256];
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(frame);
+        options.data_out = Some(&mut out);
+        options.repeat = repeat;
+        let result = self.entries[side.index()].test_run(options).unwrap_or_else(|error| {
+            panic!("a frame of {} octets: {error}", frame.len());
+        });
+        out.truncate(result.data_size_out as usize);
+        let action = match result.return_value {
+            1 => Action::Drop,
+            2 => Action::Up,
+            3 => Action::Transmit,
+            4 => Action::Redirect,
+            other => panic!("XDP action {other}"),
+        };
+        Run { action, frame: out, duration: result.duration }
+    }
+}
+
+fn facts(shared: &Shared) -> Vec<ServiceFacts> {
+    let promises = shared.promises(shared.keys().map_or(Instant::ZERO, |keys: Arc<Keys>| keys.clock.at));
+    let fact = |promised: &synwall::engine::fast::Promises| ServiceFacts {
+        options: promised.server,
+        promised_wscale: promised.wscale,
+        is_graced: promised.has_grace,
+    };
+    promises.iter().map(fact).collect()
+}
+
+/// What the kernel says of the program on a port.
+pub fn info_of(port: &str) -> ProgramInfo {
+    let output = Command::new("ip").args(["-d", "link", "show", port]).output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    let id = said.split("prog/xdp id ").nth(1).and_then(|rest| rest.split_whitespace().next());
+    let id: u32 = id.unwrap_or_else(|| panic!("no program on {port}: {said}")).parse().unwrap();
+    let found = loaded_programs().filter_map(Result::ok).find(|program| program.id() == id);
+    found.expect("the program that is attached is loaded")
+}
+
+fn ip(words: &[&str]) {
+    let output = Command::new("ip").args(words).output().unwrap();
+    assert!(output.status.success(), "ip {words:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+pub const PORTS: [&str; 2] = ["outside", "inside"];
