@@ -11,50 +11,38 @@
 
 
 /* Swaps the MAC addresses and keeps the tags. */
-static __always_inline bool reverse_link(const struct packet *p)
+static __always_inline void reverse_link(const struct packet *p)
 {
-	struct unaligned *half = octets(p, p->data, LINK_LEN);
-	__u64 first;
-	__u32 last;
+	__u64 first = *(__u64 *)p->data;
+	__u32 last = *(__u32 *)(p->data + 8);
 
-	if (!half)
-		return false;
-	first = *(__u64 *)p->data;
-	last = *(__u32 *)(p->data + 8);
 	*(__u64 *)p->data = first >> 48 | (__u64)last << 16 | first << 48;
 	*(__u32 *)(p->data + 8) = first >> 16;
-	return true;
 }
 
 /* An atomic packet back: its identification is never used (RFC 6864 §4.1). */
-static __always_inline bool write_v4(const struct packet *p, __u32 segment_len)
+static __always_inline void write_v4(const struct packet *p, __u32 segment_len)
 {
-	__u32 *word = octets(p, p->ip, V4_LEN);
+	__u32 *word = p->ip;
 	__u32 first = bpf_htonl(0x45000000 | (V4_LEN + segment_len)), second = bpf_htonl(0x00004000);
 	__u32 third = bpf_htonl(HOP_LIMIT << 24 | IPPROTO_TCP << 16);
 
-	if (!word)
-		return false;
 	third |= (__u32)(__u16)~csum_fold(csum_addresses(p) + first + second + third) << 16;
 	word[0] = first;
 	word[1] = second;
 	word[2] = third;
 	word[3] = p->server[3];
 	word[4] = p->client[3];
-	return true;
 }
 
-static __always_inline bool write_v6(const struct packet *p, __u32 segment_len)
+static __always_inline void write_v6(const struct packet *p, __u32 segment_len)
 {
-	__u32 *word = octets(p, p->ip, V6_LEN);
+	__u32 *word = p->ip;
 
-	if (!word)
-		return false;
 	word[0] = bpf_htonl(0x60000000);
 	word[1] = bpf_htonl(segment_len << 16 | IPPROTO_TCP << 8 | HOP_LIMIT);
 	__builtin_memcpy(word + 2, p->server, sizeof(p->server));
 	__builtin_memcpy(word + 6, p->client, sizeof(p->client));
-	return true;
 }
 
 /* Writes the options one behind the other; their sum, or 0 if the frame is too short, which that of a SYN is not. */
@@ -93,14 +81,15 @@ static __always_inline bool write_options(const struct packet *p, const struct o
 static __always_inline int write_answer(const struct packet *p, __u32 isn, __u8 flags, __u16 window,
 					const struct options *o)
 {
-	__u32 *word = octets(p, p->tcp, TCP_LEN);
+	__u32 *word = p->tcp;
 	__u32 ports = p->ports >> 16 | p->ports << 16, seq = bpf_htonl(isn), ack = bpf_htonl(p->seq + 1);
 	__u32 len, fourth;
 	__u64 sum = csum_addresses(p) + bpf_htons(IPPROTO_TCP);
 	int excess;
 
-	if (!word || !write_options(p, o, &sum, &len) || !reverse_link(p))
+	if (!write_options(p, o, &sum, &len))
 		return DROPPED(DROP_MALFORMED);
+	reverse_link(p);
 	fourth = bpf_htonl(len << 26 | flags << 16 | window);
 	sum += bpf_htons(len) + (__u64)ports + seq + ack + fourth;
 	word[0] = ports;
@@ -108,8 +97,10 @@ static __always_inline int write_answer(const struct packet *p, __u32 isn, __u8 
 	word[2] = ack;
 	word[3] = fourth;
 	word[4] = (__u16)~csum_fold(sum);
-	if (!(p->is_v6 ? write_v6(p, len) : write_v4(p, len)))
-		return DROPPED(DROP_MALFORMED);
+	if (p->is_v6)
+		write_v6(p, len);
+	else
+		write_v4(p, len);
 	/* Payload and padding of the link, and the options that are not granted. */
 	excess = octets_left(p, p->tcp) - len;
 	if (excess && bpf_xdp_adjust_tail(p->ctx, -excess))

@@ -1,13 +1,163 @@
 /* SPDX-License-Identifier: (MIT OR Apache-2.0) OR GPL-2.0-only */
+/* A segment of a flow: judged, noted and translated as engine/established.rs and engine/flow.rs do. */
 #ifndef SYNWALL_ESTABLISHED_H
 #define SYNWALL_ESTABLISHED_H
+
 #include "flow.h"
-static __always_inline int handle_in_flow(const struct settings *settings, struct packet *p, struct slot *slot)
+#include "pending.h"
+#include "service.h"
+#include "translate.h"
+
+/* How far behind a segment may be and still pass as an old duplicate, beside the window: a window without scaling. */
+#define OLD_SEGMENT 66000
+/* So many empty ACKs in turn say nothing that the first few did not. */
+#define STORM_LENGTH 20
+/* What comes later than this is no storm: no probe is sent again so soon. Milliseconds. */
+#define STORM_PAUSE 200
+
+/* Whether one number lies before another (RFC 9293 §3.4). */
+static __always_inline bool is_before(__u32 one, __u32 other)
 {
-	return GOES_UP;
+	return (__s32)(one - other) < 0;
 }
+
+/* SEG.ACK in the server's view. */
+static __always_inline __u32 ack_of(const struct packet *p, const struct slot *slot)
+{
+	return p->side == SIDE_CLIENT ? p->ack + slot->delta : p->ack;
+}
+
+/* Whether the segment may be of the connection (RFC 9293 §3.10.7.4, RFC 5961). */
+static __always_inline bool is_acceptable(const struct packet *p, const struct slot *slot)
+{
+	const struct end *sender = &slot->ends[p->side], *receiver = &slot->ends[!p->side];
+	__u32 window = receiver->max_window > OLD_SEGMENT ? receiver->max_window : OLD_SEGMENT;
+	__u32 reach = sender->max_window + OLD_SEGMENT;
+
+	if (reach < OLD_SEGMENT)
+		reach = ~0u;
+	/* One octet beyond the edge is a window probe. */
+	if (is_before(receiver->edge + 1, segment_end(p)) || is_before(segment_end(p), sender->next - window))
+		return false;
+	return !(p->flags & FLAG_ACK) || (!is_before(receiver->next, ack_of(p, slot)) &&
+					  !is_before(ack_of(p, slot), receiver->next - reach));
+}
+
+static __always_inline void advance(__u32 *number, __u32 to)
+{
+	if (is_before(*number, to))
+		*number = to;
+}
+
+/* Notes an acceptable segment. Numbers only move on, so that a race between CPUs is made good by the next segment. */
+static __always_inline void note(const struct packet *p, struct slot *slot, __u32 now)
+{
+	struct end *sender = &slot->ends[p->side];
+	__u32 from = scale_from(slot->scales, p->side), to = scale_to(slot->scales, p->side);
+
+	advance(&sender->next, segment_end(p));
+	if (p->flags & FLAG_ACK) {
+		__u32 said = (__u32)p->window << from, told = rescaled(p->window, from, to) << to;
+		/* What the peer is told may round up what was said. */
+		__u32 window = said > told ? said : told;
+
+		advance(&sender->acked, ack_of(p, slot));
+		advance(&sender->edge, ack_of(p, slot) + window);
+		if (sender->max_window < window)
+			sender->max_window = window;
+	}
+	slot->last_seen = now;
+}
+
+/* Whether the segment is empty and says nothing that the ones before did not. */
+static __always_inline bool says_nothing_new(const struct packet *p, const struct slot *slot)
+{
+	const struct end *sender = &slot->ends[p->side];
+
+	return p->segment_len == p->header_len && !is_before(sender->next, p->seq) &&
+	       !is_before(sender->acked, ack_of(p, slot));
+}
+
+/* Notes what the segment says; whether it only keeps a storm of empty ACKs going. */
+static __always_inline bool keeps_storm(const struct packet *p, struct slot *slot, __u32 now)
+{
+	__u8 before = slot->storm, mine = p->side == SIDE_SERVER ? STORM_LAST_SERVER : 0;
+	__u8 length = before & ~STORM_LAST_SERVER;
+
+	if ((before & STORM_LAST_SERVER) == mine || now - slot->last_seen >= STORM_PAUSE ||
+	    !says_nothing_new(p, slot))
+		length = 0;
+	else if (length < STORM_LAST_SERVER - 1)
+		length++;
+	if (before != (mine | length))
+		slot->storm = mine | length;
+	return length > STORM_LENGTH;
+}
+
+/* Whether the operator has locked the client out since. */
+static __always_inline bool is_denied(const struct settings *settings, const struct packet *p)
+{
+	const struct service *service;
+	__u32 id = p->service;
+
+	if (p->side == SIDE_SERVER || find_rule(settings, p) != RULE_DENY)
+		return false;
+	service = bpf_map_lookup_elem(&services, &id);
+	return service && service->mode >= MODE_ADAPTIVE;
+}
+
+/* What becomes of a segment that does not fit. What a direct flow carries is never judged, only watched. */
 static __always_inline int keep_out(const struct packet *p, struct slot *slot)
 {
-	return DROPPED(DROP_OUT_OF_WINDOW);
+	if (!(slot->flags & FLOW_DIRECT))
+		return DROPPED(DROP_OUT_OF_WINDOW);
+	note(p, slot, now_in_millis());
+	return CROSSES;
 }
+
+/* Translates an acceptable segment, unless there is more to say of it than that. */
+static __always_inline int pass_on(const struct packet *p, struct slot *slot)
+{
+	__u32 now = now_in_millis();
+	struct places places;
+
+	if (slot->flags & FLOW_DIRECT) {
+		note(p, slot, now);
+		return CROSSES;
+	}
+	if (keeps_storm(p, slot, now)) {
+		slot->last_seen = now;
+		return DROPPED(DROP_ACK_STORM);
+	}
+	if (is_partial(p) || !find_options(p, &places))
+		return GOES_UP;
+	if (p->side == SIDE_SERVER && places.timestamps) {
+		const __u32 *tsval = octets(p, p->tcp + places.timestamps, 4);
+
+		if (!tsval || !note_clock(slot, bpf_ntohl(*tsval)))
+			return GOES_UP;
+	}
+	/* Moved or removed meanwhile: what was read may be another flow's. */
+	if (*(volatile __u32 *)&slot->version != p->version)
+		return GOES_UP;
+	note(p, slot, now);
+	return translate(p, slot, &places);
+}
+
+/* Handles a segment of a flow; CONTINUE if it may be the first of the next connection on its tuple. */
+static __always_inline int handle_in_flow(const struct settings *settings, struct packet *p, struct slot *slot)
+{
+	p->service = slot->service < NO_SERVICE ? slot->service : NO_SERVICE;
+	if (is_denied(settings, p))
+		return DROPPED(DROP_DENIED);
+	if ((slot->flags & FLOW_UP) || (p->flags & (FLAG_SYN | FLAG_FIN | FLAG_RST)) || p->is_fragment)
+		return GOES_UP;
+	if (is_acceptable(p, slot))
+		return pass_on(p, slot);
+	/* A slot that was written meanwhile judges nothing. */
+	if (*(volatile __u32 *)&slot->version != p->version)
+		return GOES_UP;
+	return p->flags & FLAG_ACK && p->side == SIDE_CLIENT ? CONTINUE : keep_out(p, slot);
+}
+
 #endif

@@ -9,12 +9,13 @@
 #define LANES 0x0001000100010001ULL
 
 /* Whether the slot holds the flow of this segment, and is not being written. */
-static __always_inline bool is_slot_of(const struct slot *slot, const struct packet *p)
+static __always_inline bool is_slot_of(const struct slot *slot, struct packet *p)
 {
 	const __u32 *from = p->client, *to = p->server;
 	const struct flow_key *key = &slot->key;
 
-	if (*(const volatile __u32 *)&slot->version & 1)
+	p->version = *(const volatile __u32 *)&slot->version;
+	if (p->version & 1)
 		return false;
 	if (key->client[3] != from[3] || *(const __u32 *)&key->client_port != p->ports ||
 	    key->server[3] != to[3])
@@ -24,7 +25,7 @@ static __always_inline bool is_slot_of(const struct slot *slot, const struct pac
 }
 
 /* Looks through a bucket; touches slots only if their tag is the flow's. */
-static __always_inline struct slot *find_in_bucket(const struct packet *p, __u32 bucket, __u64 tag)
+static __always_inline struct slot *find_in_bucket(struct packet *p, __u32 bucket, __u64 tag)
 {
 	__u64 *word = bpf_map_lookup_elem(&tags, &bucket), lanes, miss;
 
@@ -49,7 +50,7 @@ static __always_inline struct slot *find_in_bucket(const struct packet *p, __u32
 }
 
 /* The flow of the segment, NULL if there is none. */
-static __always_inline struct slot *find_flow(const struct settings *settings, const struct packet *p)
+static __always_inline struct slot *find_flow(const struct settings *settings, struct packet *p)
 {
 	__u64 hash = hash_flow(settings, p), buckets = settings->buckets;
 	__u64 tag = (__u16)(hash >> 13);

@@ -21,12 +21,6 @@
 #error "cookies and words of addresses are put together for little-endian machines"
 #endif
 
-/* Words and addresses in a frame lie at any even offset. */
-struct unaligned {
-	__u16 half;
-	__u32 word;
-} __attribute__((packed));
-
 /* Octets without tags. */
 #define LINK_LEN 14
 #define TAG_LEN 4
@@ -56,6 +50,7 @@ struct packet {
 	void *end;
 	/* Octets of the frame as it came. */
 	__u64 len;
+	/* Headers that were found to be whole. */
 	void *ip;
 	void *tcp;
 	/* Constant where they are used. */
@@ -73,6 +68,8 @@ struct packet {
 	/* Octets of TCP header, and of the segment. */
 	__u16 header_len;
 	__u16 segment_len;
+	/* Of the slot of its flow, before anything else of it was read. */
+	__u32 version;
 	/* The service that it is counted for. */
 	__u32 service;
 	/*

@@ -27,10 +27,10 @@ static __always_inline void sight(const struct settings *settings, const struct 
 	/* Sources that take turns must not fall into step with the sample: multiples of the golden ratio never do. */
 	__u64 spread = row->syn_received * GOLDEN_RATIO;
 	__u32 log2 = settings->sampling_log2 & 63;
-	const __u8 *hop_limit = octets(p, p->ip + (p->is_v6 ? 7 : 8), 1);
+	const __u8 *hop_limit = p->ip + (p->is_v6 ? 7 : 8);
 	struct sighting *seen;
 
-	if ((log2 && spread >> (64 - log2)) || !hop_limit)
+	if (log2 && spread >> (64 - log2))
 		return;
 	seen = bpf_ringbuf_reserve(&sightings, sizeof(*seen), 0);
 	/* Lost if nobody takes them out: the detector asks for fewer. */
