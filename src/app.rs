@@ -150,6 +150,7 @@ impl Appliance {
         move || Sample {
             engine: shared.snapshot(),
             io: ports.snapshot(),
+            plane: crate::metrics::PlaneSample::default(),
             reload: *reload.lock().unwrap_or_else(PoisonError::into_inner),
             workers: running.load(Ordering::Relaxed),
             checkpoint: state.as_ref().map(|state| state.last()),

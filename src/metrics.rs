@@ -27,6 +27,8 @@ pub struct Sample {
     pub engine: Snapshot,
     /// The ports.
     pub io: IoSnapshot,
+    /// What moves the frames.
+    pub plane: PlaneSample,
     /// How the last reload went.
     pub reload: Reload,
     /// Packet threads that run.
@@ -41,6 +43,26 @@ pub struct Sample {
     pub traffic: Vec<Traffic>,
     /// Runs of the attack hook, by how they ended.
     pub hook_runs: [(HookRun, u64); HookRun::ALL.len()],
+}
+
+/// What moves the frames.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlaneSample {
+    /// `pnet` or `xdp`.
+    pub kind: &'static str,
+    /// `native` or `generic`; `none` where no program is attached.
+    pub mode: &'static str,
+    /// Why `auto` chose raw sockets, in a word of a closed set.
+    pub reason: Option<&'static str>,
+    /// Frames that the XDP program passed up, by [`Side::index`].
+    pub passed_up: [u64; 2],
+}
+
+impl Default for PlaneSample {
+    /// Raw sockets, as configured.
+    fn default() -> PlaneSample {
+        PlaneSample { kind: "pnet", mode: "none", reason: None, passed_up: [0; 2] }
+    }
 }
 
 /// The last time that a configuration was read, be it at the start.
@@ -104,6 +126,7 @@ fn families(sample: &Sample) -> Vec<MetricFamily> {
     let mut families = program(sample);
     families.extend(checkpoint(sample.checkpoint));
     families.extend(ports(sample));
+    families.extend(plane(&sample.plane));
     families.extend(service::services(&sample.engine));
     families.extend(tables(&sample.engine));
     families.extend(service::pressure(&sample.engine));
@@ -129,6 +152,28 @@ fn program(sample: &Sample) -> Vec<MetricFamily> {
             "synwall_config_reload_success_timestamp_seconds",
             "When a configuration was last loaded with success, in seconds since 1970.",
             [metric(&[], sample.reload.succeeded_at.as_secs_f64())],
+        ),
+    ]
+}
+
+fn plane(plane: &PlaneSample) -> [MetricFamily; 3] {
+    let passed_up = Side::ALL.into_iter().zip(plane.passed_up);
+    let is_xdp = plane.kind != PlaneSample::default().kind;
+    [
+        gauge(
+            "synwall_plane",
+            "Always 1; the labels say what moves the frames, and how the XDP program is attached.",
+            [metric(&[("plane", plane.kind), ("mode", plane.mode)], 1.0)],
+        ),
+        gauge(
+            "synwall_plane_reason",
+            "Always 1 where kind auto chose raw sockets; the label says why. Absent otherwise.",
+            plane.reason.map(|reason| metric(&[("reason", reason)], 1.0)),
+        ),
+        counter(
+            "synwall_passed_up_total",
+            "Frames that arrived on a port and that the XDP program left to the packet threads; absent without it.",
+            passed_up.filter(|_| is_xdp).map(|(side, count)| metric(&[("port", side.port())], float(count))),
         ),
     ]
 }

@@ -26,7 +26,7 @@ use synwall::engine::policy::Mode;
 use synwall::engine::policy::filter::Rule;
 use synwall::engine::{DropReason, Engine, Shared, Side};
 use synwall::io::{Clock, MonotonicClock, PortStats, ReceiveDrop};
-use synwall::metrics::{Reload, Sample};
+use synwall::metrics::{PlaneSample, Reload, Sample};
 
 const CONFIG: &str = "[bridge]\noutside = \"eth0\"\ninside = \"eth1\"\n\
     [[service]]\nname = \"web\"\naddress = \"198.18.0.1\"\nports = [80]\nmode = \"always\"\n\
@@ -90,6 +90,7 @@ impl Appliance {
         let counted = shared.clone();
         let sample = move || {
             let mut sample = Sample {
+                plane: PlaneSample::default(),
                 engine: counted.snapshot(),
                 io: io.snapshot(),
                 reload: Reload { success: true, succeeded_at: Duration::ZERO },

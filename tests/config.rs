@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use synwall::config::{Config, LogFormat};
+use synwall::config::{Config, LogFormat, PlaneKind, PlaneMode, PlanePin};
 use synwall::engine::policy::{Budgets, Limits, Mode, Prefix, ServerOptions, Threshold};
 
 const BRIDGE: &str = "[bridge]\noutside = \"a\"\ninside = \"b\"\n";
@@ -227,8 +227,20 @@ fn mistakes_outside_services_are_named_with_line_and_column() {
             "[log]\nlevel = \"loud\"\n",
             "5:9: log: level: \"loud\" is none of \"error\", \"warn\", \"info\", \"debug\", \"trace\"",
         ),
-        ("[plane]\nkind = \"xdp\"\n", "5:8: plane: kind: \"xdp\" is not built yet; use \"auto\" or \"pnet\""),
-        ("[plane]\nkind = \"dpdk\"\n", "5:8: plane: kind: \"dpdk\" is none of \"auto\", \"pnet\""),
+        ("[plane]\nkind = \"dpdk\"\n", "5:8: plane: kind: \"dpdk\" is none of \"auto\", \"pnet\", \"xdp\""),
+        (
+            "[plane]\nmode = \"skb\"\n",
+            "5:8: plane: mode: \"skb\" is none of \"auto\", \"native\", \"generic\"",
+        ),
+        (
+            "[plane]\npin = \"synwall\"\n",
+            "5:7: plane: pin: \"synwall\" is neither an absolute path nor \"auto\" or \"none\"",
+        ),
+        (
+            "[plane]\npin = \"/sys/fs/bpf/\"\n",
+            "5:7: plane: pin: \"/sys/fs/bpf/\" is neither an absolute path nor \"auto\" or \"none\"",
+        ),
+        ("[plane]\npin = false\n", "5:7: plane: pin: must be a string, not a boolean"),
         ("[plane]\nworkers = 65\n", "5:11: plane: workers: 65 is out of range, 0 to 64"),
         ("[service]\nname = \"a\"\n", "4:1: service: must be written [[service]], not a table"),
         ("[[log]]\nlevel = \"info\"\n", "4:1: log: must be a table, not an array"),
@@ -418,6 +430,8 @@ level = 'trace'
 format = 'json'
 [plane]
 kind = 'pnet'
+mode = 'generic'
+pin = '/sys/fs/bpf/x'
 workers = 64
 ";
     let config = Config::parse("", text).unwrap();
@@ -471,6 +485,9 @@ workers = 64
     assert_eq!(config.cookie.key_file, Some(PathBuf::from("/k")));
     assert_eq!(config.admin.socket, Some(PathBuf::from("/s")));
     assert_eq!((config.metrics.listen, config.log.format, config.plane.workers), (None, LogFormat::Json, 64));
+    assert_eq!(config.plane.kind, PlaneKind::Pnet);
+    assert_eq!(config.plane.mode, PlaneMode::Generic);
+    assert_eq!(config.plane.pin, PlanePin::At(PathBuf::from("/sys/fs/bpf/x")));
     let shown = config.to_toml();
     assert!(
         !shown.contains("true                                     # default"),

@@ -17,7 +17,7 @@ use synwall::control::state::Checkpoint;
 use synwall::cookie::MasterKey;
 use synwall::engine::{DropReason, Shared, Side};
 use synwall::io::{MonotonicClock, PortStats, ReceiveDrop, SendFailure};
-use synwall::metrics::{Exporter, Reload, Sample};
+use synwall::metrics::{Exporter, PlaneSample, Reload, Sample};
 
 /// A sample with services `count` services, after a key was set and something was counted everywhere.
 fn sample(count: u16) -> Sample {
@@ -52,6 +52,7 @@ fn sample(count: u16) -> Sample {
     Sample {
         engine,
         io: io.snapshot(),
+        plane: PlaneSample { kind: "xdp", mode: "native", reason: None, passed_up: [7, 8] },
         reload,
         workers: 2,
         checkpoint,
@@ -83,6 +84,17 @@ fn promtool_finds_nothing_to_say() {
 }
 
 #[test]
+fn a_plane_that_was_not_chosen_says_why() {
+    let plane = PlaneSample { reason: Some("veth"), ..PlaneSample::default() };
+    let sample = Sample { plane, ..sample(1) };
+    let text = Exporter::new(move || sample.clone()).unwrap().render().unwrap();
+    assert!(text.contains("synwall_plane{plane=\"pnet\",mode=\"none\"} 1\n"), "{text}");
+    assert!(text.contains("synwall_plane_reason{reason=\"veth\"} 1\n"), "{text}");
+    assert!(!text.contains("synwall_passed_up_total"), "{text}");
+    assert!(!render(1).contains("synwall_plane_reason"));
+}
+
+#[test]
 fn values_stand_where_they_belong() {
     let text = render(2);
     for line in [
@@ -105,6 +117,9 @@ fn values_stand_where_they_belong() {
         "synwall_flow_table_capacity 1000000",
         "synwall_key_epoch 100",
         "synwall_port_up{port=\"outside\"} 1",
+        "synwall_plane{plane=\"xdp\",mode=\"native\"} 1",
+        "synwall_passed_up_total{port=\"outside\"} 7",
+        "synwall_passed_up_total{port=\"inside\"} 8",
         "synwall_port_up{port=\"inside\"} 0",
         "synwall_receive_dropped_total{port=\"outside\",where=\"kernel\"} 5",
         "synwall_send_failed_total{port=\"inside\",cause=\"queue_full\"} 1",

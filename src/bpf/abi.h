@@ -294,6 +294,7 @@ struct port_counters {
 struct sighting {
 	__u32 source[4];
 	__u16 service;
+	/* As the host counts. */
 	__u16 source_port;
 	__u16 port;
 	__u8 hop_limit;

@@ -16,7 +16,7 @@ use clap_complete::Shell;
 
 use crate::app;
 use crate::config::{Config, DEFAULT_PATH, parse_duration};
-use crate::control::{doctor, log};
+use crate::control::{doctor, log, plane};
 
 /// A SYN-flood defence appliance: an inline SYN proxy with stateless cookies.
 #[derive(Debug, Parser)]
@@ -43,6 +43,10 @@ enum Command {
     ShowConfig,
     /// Look at the host: each line is ok, or says what to do.
     Doctor,
+    /// Remove from the kernel what a run left there that cannot be started again: programs on the ports, flows.
+    ///
+    /// Connections that were translated break. While synwall runs, stop it instead.
+    Detach,
     #[command(flatten)]
     Operate(Operation),
     /// Print a completion script for a shell.
@@ -158,6 +162,7 @@ pub fn main() -> ExitCode {
         Command::CheckConfig => configured(&path, |_| print(&format!("{}: ok\n", path.display()))),
         Command::ShowConfig => configured(&path, |config| print(&config.to_toml())),
         Command::Doctor => configured(&path, |config| examine(&config)),
+        Command::Detach => configured(&path, |config| detach(&config)),
     }
 }
 
@@ -188,6 +193,17 @@ fn examine(config: &Config) -> ExitCode {
     let lines: String = report.findings.iter().map(|finding| format!("{finding}\n")).collect();
     let printed = print(&lines);
     if report.is_ok() { printed } else { ExitCode::FAILURE }
+}
+
+fn detach(config: &Config) -> ExitCode {
+    match plane::detach(config) {
+        Ok(done) if done.is_empty() => print("nothing to remove\n"),
+        Ok(done) => print(&done.iter().map(|line| format!("{line}\n")).collect::<String>()),
+        Err(error) => {
+            complain(&error);
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// Whole seconds are what the admin socket takes.

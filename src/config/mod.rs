@@ -6,6 +6,7 @@
 mod attack;
 mod compile;
 mod document;
+mod plane;
 mod read;
 mod show;
 mod value;
@@ -16,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use attack::{Attack, Hook};
+pub use plane::PlanePin;
 
 use crate::engine::policy::{Limits, Prefix, Service};
 
@@ -137,6 +139,10 @@ pub struct Log {
 pub struct Plane {
     /// Which plane.
     pub kind: PlaneKind,
+    /// How the XDP program is attached.
+    pub mode: PlaneMode,
+    /// Where the XDP program and its flows outlive the process.
+    pub pin: PlanePin,
     /// Packet threads; 0 for one a core.
     pub workers: usize,
 }
@@ -196,6 +202,21 @@ words! {
         Auto => "auto",
         /// Raw sockets.
         Pnet => "pnet",
+        /// A program in the kernel, and raw sockets for what it passes up.
+        Xdp => "xdp",
+    }
+}
+
+words! {
+    /// How the XDP program is attached.
+    PlaneMode {
+        /// In the drivers, or behind them if one of them cannot.
+        #[default]
+        Auto => "auto",
+        /// In the drivers.
+        Native => "native",
+        /// Behind them.
+        Generic => "generic",
     }
 }
 

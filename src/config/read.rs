@@ -9,8 +9,8 @@ use toml::de::DeValue;
 
 use super::document::{self, Fault, Problems, Section, Value, kind};
 use super::{
-    Admin, Bridge, Config, Cookie, FilterLists, Log, LogFormat, LogLevel, Metrics, Plane, PlaneKind, Problem,
-    State, attack, value,
+    Admin, Bridge, Config, Cookie, FilterLists, Log, LogFormat, LogLevel, Metrics, Problem, State, attack,
+    plane, value,
 };
 use crate::engine::policy::{
     Budgets, CONNECTION_PARTS, Limits, MAX_SERVICES, Mode, Prefix, Rate, ServerOptions, Service, Threshold,
@@ -35,7 +35,7 @@ pub(super) fn config(text: &str) -> Result<Config, Vec<Problem>> {
     let metrics = metrics(root.table("metrics", &mut problems), &mut problems);
     let admin = admin(root.table("admin", &mut problems), &mut problems);
     let log = log(root.table("log", &mut problems), &mut problems);
-    let plane = plane(root.table("plane", &mut problems), &mut problems);
+    let plane = plane::read(root.table("plane", &mut problems), &mut problems);
     root.finish(&mut problems);
     match bridge {
         Some(bridge) if problems.is_empty() => {
@@ -424,23 +424,6 @@ fn log(mut section: Section<'_, '_>, problems: &mut Problems) -> Log {
     };
     section.finish(problems);
     log
-}
-
-fn plane(mut section: Section<'_, '_>, problems: &mut Problems) -> Plane {
-    let default = Plane::default();
-    let plane = Plane {
-        kind: section.read("kind", default.kind, problems, |v| {
-            if value::string(v)? == "xdp" {
-                return Err("\"xdp\" is not built yet; use \"auto\" or \"pnet\"".to_owned().into());
-            }
-            value::word(v, PlaneKind::ALL, PlaneKind::label)
-        }),
-        workers: section.read("workers", default.workers, problems, |v| {
-            value::integer(v, 0..=64).map(|workers| usize::try_from(workers).unwrap_or(0))
-        }),
-    };
-    section.finish(problems);
-    plane
 }
 
 fn count(value: &Value<'_>, range: RangeInclusive<u64>) -> Result<u32, Fault> {

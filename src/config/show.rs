@@ -57,6 +57,8 @@ pub(super) fn render(config: &Config) -> String {
     page.value("format", &config.log.format, &Log::default().format, |format| quoted(format.label()));
     page.table("[plane]");
     page.value("kind", &config.plane.kind, &Plane::default().kind, |kind| quoted(kind.label()));
+    page.value("mode", &config.plane.mode, &Plane::default().mode, |mode| quoted(mode.label()));
+    page.value("pin", &config.plane.pin, &Plane::default().pin, |pin| quoted(pin.show()));
     page.value("workers", &config.plane.workers, &Plane::default().workers, usize::to_string);
     page.text
 }

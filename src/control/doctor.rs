@@ -6,9 +6,12 @@
 use std::fmt;
 use std::io;
 
+use super::plane::{self, Choice};
 use super::{hook, http, key, link, privileges, socket, state};
-use crate::config::Config;
+use crate::config::{Config, PlaneKind};
 use crate::engine::Side;
+#[cfg(feature = "xdp")]
+use crate::io::xdp;
 use link::Link;
 
 /// What one look found.
@@ -92,6 +95,7 @@ pub fn before_start(config: &Config) -> Report {
 pub fn examine(config: &Config) -> Report {
     let mut report = before_start(config);
     check_kernel(&mut report);
+    check_plane(&mut report, config);
     check_metrics(&mut report, config);
     check_admin(&mut report, config);
     check_key(&mut report, config);
@@ -233,6 +237,49 @@ fn check_kernel(report: &mut Report) {
         )),
     }
 }
+
+/// Loads the XDP program for a moment and attaches nothing.
+fn check_plane(report: &mut Report, config: &Config) {
+    match plane::choose(config) {
+        Choice::Pnet(None) => report.ok("plane: pnet, as configured"),
+        Choice::Pnet(Some(reason)) => report.ok(format!("plane: pnet: {}", reason.text)),
+        Choice::Xdp => match try_xdp(config) {
+            Ok(found) => report.ok(format!("plane: xdp: {found}")),
+            Err(reason) if config.plane.kind == PlaneKind::Auto => {
+                report.ok(format!("plane: pnet, since XDP cannot be used: {reason}"));
+            }
+            Err(reason) => report.fix(format!("plane: xdp: {reason}, or set [plane] kind = \"auto\"")),
+        },
+    }
+}
+
+#[cfg(feature = "xdp")]
+fn try_xdp(config: &Config) -> Result<String, String> {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let release = release.trim();
+    if !is_at_least(release, XDP_FLOOR) {
+        return Err(format!("kernel {release} is older than 5.15: upgrade it"));
+    }
+    xdp::probe().map_err(|error| error.to_string())?;
+    let pin = plane::pin(config);
+    if let Some(pin) = &pin {
+        xdp::examine_pin(pin).map_err(|error| error.to_string())?;
+    }
+    let kept =
+        pin.map_or("nothing outlives the process".to_owned(), |pin| format!("kept in {}", pin.display()));
+    Ok(format!(
+        "the kernel takes the program; {kept}; whether the ports' drivers run it natively shows when it is attached"
+    ))
+}
+
+#[cfg(not(feature = "xdp"))]
+fn try_xdp(_: &Config) -> Result<String, String> {
+    Err("this build is without it: build with the feature xdp".to_owned())
+}
+
+/// What the XDP program needs: docs/kernels.md.
+#[cfg(feature = "xdp")]
+const XDP_FLOOR: (u32, u32) = (5, 15);
 
 fn check_metrics(report: &mut Report, config: &Config) {
     let Some(address) = config.metrics.listen else { return report.ok("metrics: off") };

@@ -23,6 +23,7 @@ pub mod live;
 pub mod log;
 pub mod overrides;
 pub mod page;
+pub mod plane;
 pub mod privileges;
 pub mod reload;
 pub mod rotate;

@@ -10,7 +10,7 @@ use synwall::control::state::Checkpoint;
 use synwall::cookie::MasterKey;
 use synwall::engine::Shared;
 use synwall::io::{MonotonicClock, PortStats};
-use synwall::metrics::{Exporter, Reload, Sample};
+use synwall::metrics::{Exporter, PlaneSample, Reload, Sample};
 
 use crate::promql;
 
@@ -88,6 +88,7 @@ fn sample() -> Sample {
     Sample {
         engine: shared.snapshot(),
         io: PortStats::new("eth0", "eth1").snapshot(),
+        plane: PlaneSample { kind: "xdp", ..PlaneSample::default() },
         reload: Reload { success: true, succeeded_at: Duration::ZERO },
         workers: 1,
         checkpoint: Some(checkpoint),

@@ -175,7 +175,7 @@ pub(super) struct Slot {
     pub(super) flags: AtomicU8,
     pub(super) storm: AtomicU8,
     pub(super) marks: AtomicU8,
-    pub(super) padding: AtomicU8,
+    pub(super) last_server: AtomicU8,
 }
 
 const _: () = assert!(size_of::<Slot>() == 104 && offset_of!(Slot, version) == 36);

@@ -10,12 +10,12 @@ use aya::programs::xdp::XdpLink;
 use super::error::XdpError;
 use super::pin::Pins;
 use super::record::Record;
-use super::{Attachment, Mode, maps};
+use super::{Attachment, Mode, maps, sys};
 use crate::engine::Side;
 
 /// A program that is attached, for as long as this lives or is pinned.
 pub(super) struct Attached {
-    _links: Vec<FdLink>,
+    links: Vec<FdLink>,
     pub(super) mode: Mode,
     /// Why it is not native.
     pub(super) fallback: Option<String>,
@@ -30,7 +30,7 @@ pub(super) fn attach(
 ) -> Result<Attached, XdpError> {
     let attempt = |ebpf: &mut Ebpf, mode, fallback| {
         let links = attach_both(ebpf, interfaces, mode, pins)?;
-        Ok(Attached { _links: links, mode, fallback })
+        Ok(Attached { links, mode, fallback })
     };
     match wanted {
         Attachment::Native => attempt(ebpf, Mode::Native, None),
@@ -63,13 +63,34 @@ pub(super) fn take_over(
                 .ok()?,
         );
     }
-    Some(Attached { _links: links, mode, fallback: None })
+    Some(Attached { links, mode, fallback: None })
 }
 
-/// Removes links that could not be taken over.
-pub(super) fn forget_links(pins: &Pins) {
-    // One that is not there need not be removed.
-    Side::ALL.into_iter().for_each(|side| drop(fs::remove_file(pins.link(side))));
+impl Attached {
+    /// Detaches from both ports.
+    pub(super) fn detach(self) {
+        self.links.iter().for_each(detach);
+    }
+}
+
+/// Detaches what is pinned; which of the sides there was something of.
+pub(super) fn detach_pinned(pins: &Pins) -> Result<Vec<Side>, XdpError> {
+    let mut detached = Vec::new();
+    for side in Side::ALL {
+        let path = pins.link(side);
+        let Ok(link) = PinnedLink::from_pin(&path) else { continue };
+        detach(&FdLink::from(link));
+        let failed =
+            |error: std::io::Error| XdpError::Remove { path: path.clone(), reason: error.to_string() };
+        fs::remove_file(&path).map_err(failed)?;
+        detached.push(side);
+    }
+    Ok(detached)
+}
+
+fn detach(link: &FdLink) {
+    // A link without a port has nothing to detach from; any other goes when its last holder does.
+    let _ = link.info().map(|info| sys::detach_link(info.id()));
 }
 
 fn attach_both(
@@ -82,9 +103,10 @@ fn attach_both(
     for (side, interface) in Side::ALL.into_iter().zip(interfaces) {
         match attach_one(ebpf, side, interface, mode, pins) {
             Ok(link) => links.push(link),
-            // The first port is as it was before: its link goes with `links`, and its pin here.
+            // The first port is to be as it was before.
             Err(error) => {
-                pins.inspect(|pins| forget_links(pins));
+                links.iter().for_each(detach);
+                pins.map(detach_pinned).transpose()?;
                 return Err(error);
             }
         }

@@ -154,6 +154,7 @@ fn write_flow(slot: &Slot, flow: &FastFlow, now: u32) {
     slot.flags.store(flag(flow.is_up, flow_flag::UP) | flag(flow.is_direct, flow_flag::DIRECT), Relaxed);
     slot.storm.store(0, Relaxed);
     slot.marks.store(ends.marks, Relaxed);
+    slot.last_server.store(0, Relaxed);
 }
 
 fn read_flow(slot: &Slot, now: u32) -> FastFlow {
@@ -194,9 +195,12 @@ fn read_ends(slot: &Slot, now: u32) -> FastEnds {
 /// The program may note a segment at the same moment; what of the two is lost the next segment shows again.
 fn note_ends(slot: &Slot, ends: &FastEnds, is_up: bool, now: u32) {
     for (to, from) in slot.ends.iter().zip([ends.client, ends.server]) {
-        move_on(&to.next, from.next);
-        move_on(&to.acked, from.acked);
-        move_on(&to.edge, from.edge);
+        let numbers = [(&to.next, from.next), (&to.acked, from.acked), (&to.edge, from.edge)];
+        // Of an end that nothing was seen of: there is nothing to move on from.
+        let is_unknown = numbers.iter().all(|(number, _)| number.load(Relaxed) == 0);
+        for (number, value) in numbers {
+            if is_unknown { number.store(value, Relaxed) } else { move_on(number, value) }
+        }
         to.max_window.fetch_max(from.max_window, Relaxed);
     }
     note_clock(slot, ends);
@@ -205,10 +209,11 @@ fn note_ends(slot: &Slot, ends: &FastEnds, is_up: bool, now: u32) {
     set_bit(&slot.flags, flow_flag::UP, is_up);
 }
 
-/// As `ServerClock::note`: a value that is a little behind was overtaken.
+/// As `ServerClock::note`: a value that is a little behind was overtaken, unless nothing was known yet.
 fn note_clock(slot: &Slot, ends: &FastEnds) {
     let behind = slot.clock_latest.load(Relaxed).wrapping_sub(ends.clock_latest);
-    if behind == 0 || behind >= CLOCK_REACH {
+    let is_unknown = slot.clock_reach.load(Relaxed) == u32::MAX;
+    if is_unknown || behind == 0 || behind >= CLOCK_REACH {
         slot.clock_latest.store(ends.clock_latest, Relaxed);
         slot.clock_reach.store(ends.clock_reach, Relaxed);
     }
@@ -328,6 +333,16 @@ mod tests {
         let seen = read_ends(&slot, 10_000);
         assert_eq!(seen.client, FastEnd { max_window, ..ends(100).client });
         assert_eq!((seen.clock_latest, read_flow(&slot, 10_000).is_up), (120, false));
+    }
+
+    #[test]
+    fn ends_of_which_nothing_was_seen_begin_wherever_they_are() {
+        let slot = Slot::default();
+        slot.clock_reach.store(u32::MAX, Relaxed);
+        note_ends(&slot, &ends(3 << 30), false, 10_000);
+        let seen = read_ends(&slot, 10_000);
+        assert_eq!((seen.client, seen.server), (ends(3 << 30).client, ends(3 << 30).server));
+        assert_eq!((seen.clock_latest, seen.clock_reach), (ends(3 << 30).clock_latest, 3));
     }
 
     #[test]

@@ -19,7 +19,7 @@ use super::error::XdpError;
 use super::sys::Mapped;
 use super::table::{self, Table};
 use super::trie::{Trie, Tries};
-use super::{Options, Path};
+use super::{Options, Path, clock, millis};
 use crate::engine::Side;
 
 /// How large the maps are.
@@ -155,7 +155,12 @@ impl Path {
             services: mapped(ebpf, sizes, "services")?,
             areas: mapped(ebpf, sizes, "areas")?,
             ports: mapped(ebpf, sizes, "ports")?,
-            table: Table::new(mapped(ebpf, sizes, "tags")?, mapped(ebpf, sizes, "slots")?, keys),
+            table: Table::new(
+                millis(clock()),
+                mapped(ebpf, sizes, "tags")?,
+                mapped(ebpf, sizes, "slots")?,
+                keys,
+            ),
             counters: Counting::new(mapped(ebpf, sizes, "counters")?, mapped(ebpf, sizes, "port_counters")?),
             tries: Mutex::new(tries),
             pending: Mutex::new(hash_map(ebpf, "pending")?),

@@ -35,8 +35,8 @@ use nix::time::{ClockId, clock_gettime};
 
 pub use abi::HASH_KEYS;
 pub use error::XdpError;
-pub use pin::{default_pin, remove};
-pub use policy::{ServiceFacts, Unfit};
+pub use pin::{examine_pin, remove};
+pub use policy::Unfit;
 
 use crate::engine::Side;
 use attach::Attached;
@@ -186,8 +186,8 @@ impl Plane {
     /// # Errors
     /// Why it cannot be; then it is attached to neither.
     pub fn attach(&mut self) -> Result<Mode, XdpError> {
-        let taken = self.take_over();
-        let attached = self.attach_or(taken).inspect_err(|_| self.restore())?;
+        let attached =
+            self.take_over().and_then(|taken| self.attach_or(taken)).inspect_err(|_| self.restore())?;
         let mode = attached.mode;
         self.attached = Some(attached);
         Ok(mode)
@@ -224,9 +224,11 @@ impl Plane {
 
     /// Detaches, and puts the ports' offloads back as they were.
     fn restore(&mut self) {
-        self.attached = None;
-        if let Some(pins) = &self.pins {
-            attach::forget_links(pins);
+        if let Some(attached) = self.attached.take() {
+            attached.detach();
+        }
+        if let Some(Err(error)) = self.pins.as_ref().map(attach::detach_pinned) {
+            tracing::warn!("{error}");
         }
         for (side, interface) in Side::ALL.into_iter().zip(&self.interfaces) {
             if let Err(error) = self.record.restore_tags(side, interface) {
@@ -236,9 +238,9 @@ impl Plane {
         self.record = Record::default();
     }
 
-    /// An earlier run's links, unless they are of another kind than is asked for.
-    fn take_over(&mut self) -> Option<Attached> {
-        let (pins, record) = (self.pins.as_ref()?, &self.record);
+    /// An earlier run's links, unless they are of another kind than is asked for: then its programs are detached.
+    fn take_over(&mut self) -> Result<Option<Attached>, XdpError> {
+        let (Some(pins), record) = (&self.pins, &self.record) else { return Ok(None) };
         let fits = match self.attachment {
             Attachment::Auto => true,
             Attachment::Native => record.mode == Some(Mode::Native),
@@ -247,9 +249,9 @@ impl Plane {
         let interfaces = self.interfaces.each_ref().map(String::as_str);
         let taken = if fits { attach::take_over(&mut self.ebpf, interfaces, pins, record) } else { None };
         if taken.is_none() {
-            attach::forget_links(pins);
+            attach::detach_pinned(pins)?;
         }
-        taken
+        Ok(taken)
     }
 }
 

@@ -13,6 +13,7 @@ use nix::mount::{MsFlags, mount, umount};
 use nix::net::if_::if_indextoname;
 use nix::sys::statfs::{FsType, statfs};
 
+use super::attach;
 use super::error::XdpError;
 use super::maps::{Shape, version_misfit};
 use super::record::Record;
@@ -37,9 +38,16 @@ pub(super) enum Found {
     Unfit(String),
 }
 
-/// Where the pins of the bridge with this outside port are unless the configuration says otherwise.
-pub fn default_pin(outside: &str) -> PathBuf {
-    Path::new(BPFFS).join(format!("synwall-{outside}"))
+/// Whether pins can be made at `directory`; changes nothing.
+///
+/// # Errors
+/// It is not in a bpffs, and none would be mounted there.
+pub fn examine_pin(directory: &Path) -> Result<(), XdpError> {
+    let parent = directory.parent().unwrap_or(directory);
+    if is_bpffs(parent) || parent == Path::new(BPFFS) {
+        return Ok(());
+    }
+    Err(XdpError::FileSystem { path: parent.to_owned(), reason: NO_BPFFS.to_owned() })
 }
 
 impl Pins {
@@ -52,9 +60,8 @@ impl Pins {
             mount(Some("bpf"), BPFFS, Some("bpf"), MsFlags::empty(), None::<&str>).map_err(|error| {
                 failed(parent, format!("there is no bpffs, and none can be mounted: {error}"))
             })?;
-        } else if !is_bpffs(parent) {
-            return Err(failed(parent, "there is no bpffs".to_owned()));
         }
+        examine_pin(directory)?;
         match fs::create_dir(directory) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
                 Err(failed(directory, error.to_string()))
@@ -144,17 +151,10 @@ pub fn remove(directory: &Path) -> Result<Vec<String>, XdpError> {
     let record = Record::read(&directory.join(RECORD));
     let ports = linked_ports(directory).unwrap_or_default().map(port_name);
     let mut done = Vec::new();
-    // Without its pin nothing holds the link: the kernel detaches the program.
-    for (side, port) in Side::ALL.into_iter().zip(&ports) {
-        let link = directory.join(link_name(side));
-        if names.contains(&link) {
-            fs::remove_file(&link).map_err(|error| failed(&link, error))?;
-            done.push(format!(
-                "program detached from {} port {}",
-                side.port(),
-                port.as_deref().unwrap_or("that is gone")
-            ));
-        }
+    let pins = Pins { directory: directory.to_owned(), has_mounted: false };
+    for side in attach::detach_pinned(&pins)? {
+        let port = ports.get(side.index()).and_then(Option::as_deref).unwrap_or("that is gone");
+        done.push(format!("program detached from {} port {port}", side.port()));
     }
     for (side, port) in Side::ALL.into_iter().zip(&ports) {
         if let Some(port) = port
@@ -190,6 +190,8 @@ const fn link_name(side: Side) -> &'static str {
         Side::Server => "link_inside",
     }
 }
+
+const NO_BPFFS: &str = "there is no bpffs";
 
 const RECORD: &str = "before";
 

@@ -13,19 +13,9 @@ use super::trie::Entries;
 use super::{Path, clock, locked};
 use crate::cookie::KeyRing;
 use crate::engine::Side;
+use crate::engine::fast::Promises;
 use crate::engine::policy::filter::Rule;
 use crate::engine::policy::{MAX_SERVICES, Mode, Policy, Prefix, Rate, ServerOptions, Service};
-
-/// What the engine knows of a service beside the policy.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ServiceFacts {
-    /// What its server supports, as far as it is known.
-    pub options: ServerOptions,
-    /// The window scale that cookies of even and of odd epochs promise.
-    pub promised_wscale: [u8; 2],
-    /// Connections that began before the start are let through.
-    pub is_graced: bool,
-}
 
 /// Why a policy is not in force in the kernel: then everything goes up to the engine, which enforces it.
 #[derive(Debug, thiserror::Error)]
@@ -50,16 +40,12 @@ pub enum Unfit {
 }
 
 impl Path {
-    /// Puts a policy in force, with all the rules of its filter, and what is known of its services, by their ids.
+    /// Puts a policy in force, with what is promised in the name of its services, by their ids.
     ///
     /// # Errors
     /// It does not fit the maps. Then all goes up to the engine until one does.
-    pub fn set_policy(
-        &self,
-        policy: &Policy,
-        rules: &[(Prefix, Rule)],
-        facts: &[ServiceFacts],
-    ) -> Result<(), Unfit> {
+    pub fn set_policy(&self, policy: &Policy, promises: &[Promises]) -> Result<(), Unfit> {
+        let rules: Vec<(Prefix, Rule)> = policy.filter.rules().collect();
         let mut tries = locked(&self.tries);
         self.set_flag(setting::BYPASS, true);
         if rules.len() > MAX_RULES {
@@ -67,7 +53,7 @@ impl Path {
         }
         let areas = areas::areas(policy);
         let refused = |what| move |reason| Unfit::Refused { what, reason };
-        tries.filter.replace(rules_of(rules)).map_err(refused("filter"))?;
+        tries.filter.replace(rules_of(&rules)).map_err(refused("filter"))?;
         tries.areas.replace(indices(&areas)).map_err(refused("addresses of the services"))?;
         self.write_areas(&areas);
         self.set_flag(setting::MANY_AREAS, areas.len() > FEW_AREAS);
@@ -76,21 +62,21 @@ impl Path {
             mtu.store(policy.link_mtu(side), Relaxed);
         }
         self.write_services(policy);
-        self.set_facts(policy, facts);
+        self.set_promises(policy, promises);
         self.set_flag(setting::BYPASS, false);
         Ok(())
     }
 
-    /// Notes what is known of the services of the policy in force, by their ids.
-    pub fn set_facts(&self, policy: &Policy, facts: &[ServiceFacts]) {
-        for ((row, service), facts) in self.services.iter().zip(policy.services()).zip(facts) {
-            row.flags.store(flags(service, facts), Relaxed);
-            for (promised, wscale) in row.promised_wscale.iter().zip(facts.promised_wscale) {
+    /// Notes what is promised in the name of the services of the policy in force, by their ids.
+    pub fn set_promises(&self, policy: &Policy, promises: &[Promises]) {
+        for ((row, service), promises) in self.services.iter().zip(policy.services()).zip(promises) {
+            row.flags.store(flags(service, promises), Relaxed);
+            for (promised, wscale) in row.promised_wscale.iter().zip(promises.wscale) {
                 promised.store(wscale, Relaxed);
             }
             for (mss, headers) in row.mss.iter().zip([40, 60]) {
                 let limit = policy.mtu.saturating_sub(headers);
-                mss.store(facts.options.mss.unwrap_or(limit).min(limit), Relaxed);
+                mss.store(promises.server.mss.unwrap_or(limit).min(limit), Relaxed);
             }
         }
     }
@@ -178,13 +164,13 @@ fn mode(mode: Mode) -> u8 {
     }
 }
 
-fn flags(service: &Service, facts: &ServiceFacts) -> u8 {
-    let ServerOptions { wscale, sack, timestamps, ecn, .. } = facts.options;
+fn flags(service: &Service, promises: &Promises) -> u8 {
+    let ServerOptions { wscale, sack, timestamps, ecn, .. } = promises.server;
     [
         (service.require_timestamps, service_flag::REQUIRE_TIMESTAMPS),
         (service.server_speaks_first, service_flag::SPEAKS_FIRST),
         (service.reset_unknown, service_flag::RESET_UNKNOWN),
-        (facts.is_graced, service_flag::GRACE),
+        (promises.has_grace, service_flag::GRACE),
         (wscale.is_some(), service_flag::WSCALE),
         (sack, service_flag::SACK),
         (timestamps, service_flag::TIMESTAMPS),
@@ -253,19 +239,18 @@ mod tests {
     }
 
     #[test]
-    fn all_facts_become_flags() {
+    fn all_that_is_promised_becomes_flags() {
         let none = ServerOptions { mss: None, wscale: None, sack: false, timestamps: false, ecn: false };
         let all = ServerOptions { mss: None, wscale: Some(0), sack: true, timestamps: true, ecn: true };
-        let facts = ServiceFacts { options: none, ..ServiceFacts::default() };
-        assert_eq!(flags(&Service::default(), &facts), 0);
+        let promises = |server, has_grace| Promises { server, wscale: [7; 2], has_grace };
+        assert_eq!(flags(&Service::default(), &promises(none, false)), 0);
         let service = Service {
             require_timestamps: true,
             server_speaks_first: true,
             reset_unknown: true,
             ..Service::default()
         };
-        let facts = ServiceFacts { options: all, is_graced: true, ..ServiceFacts::default() };
-        assert_eq!(flags(&service, &facts), 0xff);
+        assert_eq!(flags(&service, &promises(all, true)), 0xff);
     }
 
     #[test]

@@ -19,7 +19,7 @@ impl Path {
     }
 }
 
-/// A `struct sighting`: addresses and ports as they lie in a packet.
+/// A `struct sighting`: the address as it lies in a packet, ports as the host counts.
 fn read(octets: &[u8]) -> Option<Sighting> {
     let octets: &[u8; SIGHTING_LEN] = octets.try_into().ok()?;
     let (words, _) = octets.as_chunks::<4>();
@@ -29,8 +29,8 @@ fn read(octets: &[u8]) -> Option<Sighting> {
         service: ServiceId(u16::from_ne_bytes([s, t])),
         what: Sighted::Syn,
         source: address([a, b, c, d].map(u32::from_ne_bytes)),
-        source_port: u16::from_be_bytes([p, q]),
-        port: u16::from_be_bytes([m, n]),
+        source_port: u16::from_ne_bytes([p, q]),
+        port: u16::from_ne_bytes([m, n]),
         hop_limit,
         weight_log2,
     })
@@ -45,7 +45,9 @@ mod tests {
         let mut octets = [0; SIGHTING_LEN];
         octets[10..16].copy_from_slice(&[0xff, 0xff, 198, 18, 0, 1]);
         octets[16..18].copy_from_slice(&5_u16.to_ne_bytes());
-        octets[18..24].copy_from_slice(&[0x12, 0x34, 0, 80, 61, 4]);
+        octets[18..20].copy_from_slice(&0x1234_u16.to_ne_bytes());
+        octets[20..22].copy_from_slice(&80_u16.to_ne_bytes());
+        octets[22..].copy_from_slice(&[61, 4]);
         let expected = Sighting {
             service: ServiceId(5),
             what: Sighted::Syn,

@@ -6,10 +6,11 @@
 use std::io;
 use std::mem::size_of;
 use std::ops::Deref;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::{self, NonNull};
 use std::slice;
 
+use libc::c_int;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 use super::abi::Shared;
@@ -60,6 +61,24 @@ impl<T> Drop for Mapped<T> {
 unsafe impl<T: Shared> Send for Mapped<T> {}
 // SAFETY: as above.
 unsafe impl<T: Shared> Sync for Mapped<T> {}
+
+/// Detaches the program of the link with this number, at once: a link that is only let go of is detached when the kernel
+/// gets to it.
+pub(super) fn detach_link(number: u32) -> io::Result<()> {
+    let link = bpf(BPF_LINK_GET_FD_BY_ID, [number, 0, 0])?;
+    let descriptor = c_int::try_from(link).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just opened it for this process, and nobody else knows of it.
+    let link = unsafe { OwnedFd::from_raw_fd(descriptor) };
+    bpf(BPF_LINK_DETACH, [link.as_raw_fd().cast_unsigned(), 0, 0]).map(drop)
+}
+
+fn bpf(command: c_int, attributes: [u32; 3]) -> io::Result<i64> {
+    let (pointer, len): (*const [u32; 3], _) = (&attributes, size_of::<[u32; 3]>());
+    // SAFETY: `pointer` is to a local of `len` octets that outlives the call; the commands used here read three words at the
+    // most and write none.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, pointer, len) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
 
 /// The ethtool flags (`ETH_FLAG_*`) of an interface.
 pub(super) fn ethtool_flags(interface: &str) -> io::Result<u32> {
@@ -134,6 +153,8 @@ struct Request {
 
 const _: () = assert!(size_of::<Request>() == size_of::<libc::ifreq>());
 
+const BPF_LINK_GET_FD_BY_ID: c_int = 30;
+const BPF_LINK_DETACH: c_int = 34;
 const SIOCETHTOOL: libc::Ioctl = 0x8946;
 const ETHTOOL_GDRVINFO: u32 = 3;
 const ETHTOOL_GFLAGS: u32 = 0x25;

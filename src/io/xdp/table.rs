@@ -45,12 +45,27 @@ pub(super) struct Place {
 
 impl<Tags: Deref<Target = [AtomicU64]>, Slots: Deref<Target = [Slot]>> Table<Tags, Slots> {
     /// The table in this memory, four slots for each tag word, with the flows that are there.
-    pub(super) fn new(tags: Tags, slots: Slots, keys: [u64; HASH_KEYS]) -> Table<Tags, Slots> {
-        let lanes = |word: &AtomicU64| {
-            (0..SLOTS_PER_BUCKET).filter(|lane| tag_in(word.load(Relaxed), *lane) != 0).count()
-        };
-        let count = Mutex::new(tags.iter().map(lanes).sum());
-        Table { tags, slots, keys, count }
+    pub(super) fn new(now: u32, tags: Tags, slots: Slots, keys: [u64; HASH_KEYS]) -> Table<Tags, Slots> {
+        let table = Table { tags, slots, keys, count: Mutex::new(0) };
+        let count = table.mend(now);
+        *locked(&table.count) = count;
+        table
+    }
+
+    /// Removes what a process left that was killed while it wrote or moved a flow; how many flows there are then.
+    fn mend(&self, now: u32) -> usize {
+        let mut count = 0_usize;
+        for bucket in 0..self.tags.len() {
+            for place in lanes(bucket).filter(|place| self.tag(*place) != 0) {
+                let whole = self.slot(place).filter(|slot| slot.version.load(Relaxed) % 2 == 0).map(key_of);
+                if whole.and_then(|key| self.find(&key, &self.places(&key))) == Some(place) {
+                    count = count.saturating_add(1);
+                } else {
+                    self.clear(now, place);
+                }
+            }
+        }
+        count
     }
 
     /// How many flows there are.
@@ -98,9 +113,7 @@ impl<Tags: Deref<Target = [AtomicU64]>, Slots: Deref<Target = [Slot]>> Table<Tag
         let count = locked(&self.count);
         let mut flows = Vec::with_capacity(*count);
         for bucket in 0..self.tags.len() {
-            let taken = (0..SLOTS_PER_BUCKET)
-                .map(|lane| Place { bucket, lane })
-                .filter(|place| self.tag(*place) != 0);
+            let taken = lanes(bucket).filter(|place| self.tag(*place) != 0);
             flows.extend(taken.filter_map(|place| self.slot(place)).map(&read));
         }
         flows
@@ -118,13 +131,10 @@ impl<Tags: Deref<Target = [AtomicU64]>, Slots: Deref<Target = [Slot]>> Table<Tag
     }
 
     fn find(&self, key: &Key, places: &Places) -> Option<Place> {
-        let lanes = places
-            .buckets
-            .into_iter()
-            .flat_map(|bucket| (0..SLOTS_PER_BUCKET).map(move |lane| Place { bucket, lane }));
-        let is_its =
-            |place: &Place| self.tag(*place) == places.tag && self.key_at(*place).as_ref() == Some(key);
-        lanes.filter(is_its).next()
+        let is_its = |place: &Place| {
+            self.tag(*place) == places.tag && self.slot(*place).map(key_of).as_ref() == Some(key)
+        };
+        places.buckets.into_iter().flat_map(lanes).find(is_its)
     }
 
     /// A slot that may be written, after others have moved if need be.
@@ -171,15 +181,11 @@ impl<Tags: Deref<Target = [AtomicU64]>, Slots: Deref<Target = [Slot]>> Table<Tag
         let is_free = |place: &Place| {
             self.tag(*place) == 0 && self.slot(*place).is_some_and(|slot| has_rested(now, slot))
         };
-        (0..SLOTS_PER_BUCKET).map(|lane| Place { bucket, lane }).find(is_free)
+        lanes(bucket).find(is_free)
     }
 
     fn slot(&self, place: Place) -> Option<&Slot> {
         self.slots.get(place.bucket.checked_mul(SLOTS_PER_BUCKET)?.checked_add(place.lane)?)
-    }
-
-    fn key_at(&self, place: Place) -> Option<Key> {
-        self.slot(place).map(key_of)
     }
 
     fn tag(&self, place: Place) -> u16 {
@@ -193,6 +199,10 @@ impl<Tags: Deref<Target = [AtomicU64]>, Slots: Deref<Target = [Slot]>> Table<Tag
         let others = word.load(Relaxed) & !0xffff_u64.wrapping_shl(shift);
         word.store(others | u64::from(tag).wrapping_shl(shift), Release);
     }
+}
+
+fn lanes(bucket: usize) -> impl Iterator<Item = Place> {
+    (0..SLOTS_PER_BUCKET).map(move |lane| Place { bucket, lane })
 }
 
 /// The key in a slot.
@@ -262,6 +272,7 @@ fn copy(from: &Slot, to: &Slot) {
     to.flags.store(from.flags.load(Relaxed), Relaxed);
     to.storm.store(from.storm.load(Relaxed), Relaxed);
     to.marks.store(from.marks.load(Relaxed), Relaxed);
+    to.last_server.store(from.last_server.load(Relaxed), Relaxed);
 }
 
 /// Whether neither a segment nor a change touched the slot for longer than the program takes for a frame.

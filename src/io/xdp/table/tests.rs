@@ -10,7 +10,7 @@ fn heap(flows: u32) -> Heap {
     let buckets = buckets(flows) as usize;
     let tags = (0..buckets).map(|_| AtomicU64::new(0)).collect();
     let slots = (0..buckets * SLOTS_PER_BUCKET).map(|_| Slot::default()).collect();
-    Table::new(tags, slots, std::array::from_fn(|n| (n as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)))
+    Table::new(0, tags, slots, std::array::from_fn(|n| (n as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)))
 }
 
 fn key(number: u32) -> Key {
@@ -95,10 +95,12 @@ fn a_moved_flow_keeps_all_that_is_known_of_it() {
     from.flags.store(3, Relaxed);
     from.storm.store(4, Relaxed);
     from.marks.store(5, Relaxed);
+    from.last_server.store(6, Relaxed);
     copy(&from, &to);
     let values = |slot: &Slot| -> Vec<u32> { words(slot).iter().map(|word| word.load(Relaxed)).collect() };
     assert_eq!(values(&from), values(&to));
     assert_eq!((to.scales.load(Relaxed), to.service.load(Relaxed)), (1, 2));
+    assert_eq!(to.last_server.load(Relaxed), 6);
     assert_eq!((to.flags.load(Relaxed), to.storm.load(Relaxed), to.marks.load(Relaxed)), (3, 4, 5));
 }
 
@@ -117,17 +119,30 @@ fn words(slot: &Slot) -> Vec<&std::sync::atomic::AtomicU32> {
 }
 
 #[test]
-fn what_is_adopted_is_counted() {
+fn what_is_adopted_is_whole_and_there_once() {
     let Table { tags, slots, keys, .. } = {
         let table = heap(100);
         (0..60).for_each(|number| assert!(admit(&table, 100, number)));
         table
     };
-    let adopted = Table::new(tags, slots, keys);
-    assert_eq!(adopted.len(), 60);
+    // Killed while it described one flow anew, and while it moved another.
+    let torn = slots.iter().find(|slot| key_of(slot) == key(7)).unwrap();
+    torn.version.fetch_or(1, Relaxed);
+    let table = Table { tags, slots, keys, count: Mutex::new(60) };
+    let places = table.places(&key(8));
+    let at = table.find(&key(8), &places).unwrap();
+    let other = places.buckets.into_iter().find(|bucket| *bucket != at.bucket).unwrap();
+    let free = table.free_lane(200, other).unwrap();
+    copy(table.slot(at).unwrap(), table.slot(free).unwrap());
+    table.slot(free).unwrap().version.store(4, Relaxed);
+    table.set_tag(free, places.tag);
+    assert_eq!(table.flows(|_| ()).len(), 61);
+    let Table { tags, slots, keys, .. } = table;
+    let adopted = Table::new(200, tags, slots, keys);
+    assert_eq!(adopted.len(), 59);
     let mut flows = adopted.flows(|slot| slot.delta.load(Relaxed));
     flows.sort_unstable();
-    assert_eq!(flows, (0..60).collect::<Vec<u32>>());
+    assert_eq!(flows, (0..60).filter(|number| *number != 7).collect::<Vec<u32>>());
 }
 
 #[test]
