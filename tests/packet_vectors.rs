@@ -51,7 +51,12 @@ fn run(file: &File, vector: &Vector) {
         let (_, ends) = bench.flow(flow.client, flow.server).expect("the flow is still there");
         assert_eq!(ends, *after, "{}", vector.name);
     }
-    assert_eq!(vector.after.is_some(), flow.is_some() && outcome.verdict == Verdict::Forward, "{}", vector.name);
+    assert_eq!(
+        vector.after.is_some(),
+        flow.is_some() && outcome.verdict == Verdict::Forward,
+        "{}",
+        vector.name
+    );
 }
 
 #[test]

@@ -75,7 +75,8 @@ impl Bench {
 
     /// The counters of services that moved since the last look, the fast path's with them.
     pub fn moved(&mut self) -> BTreeMap<String, i64> {
-        let before = core::mem::replace(&mut self.moved, self.counters());
+        let after = self.counters();
+        let before = core::mem::replace(&mut self.moved, after);
         let change = |(name, value): (&String, &u64)| (name.clone(), *value as i64 - before[name] as i64);
         self.moved.iter().map(change).filter(|(_, change)| *change != 0).collect()
     }

@@ -22,11 +22,8 @@ fn refresh(maker: &mut Maker, world: &mut World) {
         let at = maker.random.below(maker.flows.len());
         maker.flows.remove(at);
     }
-    let opened = if maker.random.one_in(4) {
-        flows::open_direct(maker, world)
-    } else {
-        flows::open(maker, world)
-    };
+    let opened =
+        if maker.random.one_in(4) { flows::open_direct(maker, world) } else { flows::open(maker, world) };
     maker.flows.extend(opened);
     let cookies: Vec<flows::Live> = (0..3).filter_map(|_| flows::challenged(maker, world)).collect();
     maker.cookies.extend(cookies);

@@ -145,7 +145,17 @@ impl Maker {
             list.push(vec![3, 3, self.random.below(17) as u8]);
         }
         while self.random.one_in(4) {
-            let odd: &[&[u8]] = &[&[1], &[1, 1], &[34, 2], &[254, 4, 1, 2], &[19, 4, 0, 0], &[5, 10, 1, 2, 3, 4, 5, 6, 7, 8], &[0], &[3, 0], &[8, 11]];
+            let odd: &[&[u8]] = &[
+                &[1],
+                &[1, 1],
+                &[34, 2],
+                &[254, 4, 1, 2],
+                &[19, 4, 0, 0],
+                &[5, 10, 1, 2, 3, 4, 5, 6, 7, 8],
+                &[0],
+                &[3, 0],
+                &[8, 11],
+            ];
             list.push(self.random.pick(odd).to_vec());
         }
         for at in (1..list.len()).rev() {
@@ -181,8 +191,12 @@ impl Maker {
             0 => seg.flags = self.random.pick(&[SYN | FIN, SYN | RST, SYN | FIN | RST | PSH]),
             1 => seg.client.set_port(0),
             2 => seg.client.set_ip(server.ip()),
-            3 if server.is_ipv4() => seg.client.set_ip([self.random.pick(&[0, 127, 224, 239, 240, 255]), 1, 2, 3].into()),
-            3 => seg.client.set_ip(self.random.pick(&["::", "::1", "ff0e::5", "::ffff:198.18.0.1"]).parse().unwrap()),
+            3 if server.is_ipv4() => {
+                seg.client.set_ip([self.random.pick(&[0, 127, 224, 239, 240, 255]), 1, 2, 3].into())
+            }
+            3 => seg
+                .client
+                .set_ip(self.random.pick(&["::", "::1", "ff0e::5", "::ffff:198.18.0.1"]).parse().unwrap()),
             4 => seg.options = vec![2, 4, 0, self.random.below(64) as u8],
             5 if server.is_ipv4() => seg.client.set_ip([198, 18, 255, 2].into()),
             _ => {
@@ -261,7 +275,8 @@ impl Maker {
             2 => sender[0].wrapping_sub(1),
             _ => sender[0],
         };
-        let ack = receiver[0].wrapping_sub(if self.random.one_in(3) { self.random.below(3_000) as u32 } else { 0 });
+        let ack =
+            receiver[0].wrapping_sub(if self.random.one_in(3) { self.random.below(3_000) as u32 } else { 0 });
         let ack = if side == Side::Client { ack.wrapping_sub(*delta) } else { ack };
         let mut seg = live.seg().seq(seq).ack(ack).window(self.random.word() as u16);
         let [latest, _] = ends.clock;
@@ -288,7 +303,14 @@ impl Maker {
             }
         }
         if self.random.one_in(10) && seg.options.len() <= 28 {
-            let odd: &[&[u8]] = &[&[1, 1, 1, 1], &[254, 4, 1, 2], &[0, 9, 9, 9], &[5, 6, 1, 2, 3, 4, 1, 1], &[3, 0, 1, 1], &[8, 10, 1, 2, 3, 4, 5, 6, 7, 8, 1, 1]];
+            let odd: &[&[u8]] = &[
+                &[1, 1, 1, 1],
+                &[254, 4, 1, 2],
+                &[0, 9, 9, 9],
+                &[5, 6, 1, 2, 3, 4, 1, 1],
+                &[3, 0, 1, 1],
+                &[8, 10, 1, 2, 3, 4, 5, 6, 7, 8, 1, 1],
+            ];
             *seg = seg.clone().raw(self.random.pick(odd));
         }
         seg.flags |= self.random.octet() & self.random.pick(&[PSH, PSH | URG | ECE | CWR]);
@@ -306,7 +328,11 @@ impl Maker {
         let side = Side::ALL[self.random.below(2)];
         let mut seg = self.segment(&live, &place, side);
         let far = self.random.pick(&[66_000, 65_536 << 14, 0x4000_0000, 0x8000_0000, 0xf000_0000]);
-        if self.random.one_in(2) { seg.seq = seg.seq.wrapping_add(far) } else { seg.ack = seg.ack.wrapping_add(far) }
+        if self.random.one_in(2) {
+            seg.seq = seg.seq.wrapping_add(far)
+        } else {
+            seg.ack = seg.ack.wrapping_add(far)
+        }
         Some((side, seg.frame(side)))
     }
 
@@ -330,7 +356,16 @@ impl Maker {
 
     fn stray(&mut self) -> (Side, Vec<u8>) {
         let (client, server) = self.challenged_ends();
-        let flags = self.random.pick(&[RST, RST | ACK, SYN | ACK, 0, FIN, PSH | URG, SYN | ACK | RST, ACK | RST | FIN]);
+        let flags = self.random.pick(&[
+            RST,
+            RST | ACK,
+            SYN | ACK,
+            0,
+            FIN,
+            PSH | URG,
+            SYN | ACK | RST,
+            ACK | RST | FIN,
+        ]);
         let mut seg = Seg::of(client, server).seq(self.number()).tags(&self.tags());
         (seg.flags, seg.ack) = (flags, self.number());
         (Side::Client, seg.frame(Side::Client))
@@ -356,7 +391,8 @@ impl Maker {
     }
 
     fn not_challenged(&mut self) -> (Side, Vec<u8>) {
-        let server = self.random.pick(&["198.18.255.9:80", "198.18.255.8:80", "198.18.255.7:80", "198.18.255.2:80"]);
+        let server =
+            self.random.pick(&["198.18.255.9:80", "198.18.255.8:80", "198.18.255.7:80", "198.18.255.2:80"]);
         let mut client = self.client(false);
         if server == "198.18.255.2:80" {
             client.set_ip([198, 18, 77, self.random.octet()].into());

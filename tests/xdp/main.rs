@@ -5,7 +5,12 @@
 //! namespace of its own, which goes with its thread.
 
 #![allow(clippy::disallowed_methods, reason = "the program reads the real clock")]
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "in a test that is how to fail")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "in a test that is how to fail"
+)]
 #![allow(unreachable_pub, dead_code, reason = "what is shared knows more than is needed here")]
 
 #[path = "../packets/mod.rs"]

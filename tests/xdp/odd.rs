@@ -12,7 +12,8 @@ use crate::world::World;
 pub fn foreign(maker: &mut Maker) -> (Side, Vec<u8>) {
     let side = Side::ALL[maker.random.below(2)];
     let client = maker.client(false);
-    let other: SocketAddr = maker.random.pick(&["198.18.254.1:80", "198.18.255.2:81", "203.0.113.9:80"]).parse().unwrap();
+    let other: SocketAddr =
+        maker.random.pick(&["198.18.254.1:80", "198.18.255.2:81", "203.0.113.9:80"]).parse().unwrap();
     let mut seg = Seg::of(client, other).seq(maker.number()).tags(&maker.tags()).data(b"foreign");
     seg.flags = maker.random.octet();
     let mut frame = seg.frame(side);
@@ -20,7 +21,12 @@ pub fn foreign(maker: &mut Maker) -> (Side, Vec<u8>) {
     match maker.random.below(5) {
         // Another protocol, another EtherType, a third tag.
         0 => frame[at + 9] = maker.random.pick(&[2, 17, 47, 50, 89, 132]),
-        1 => frame[at - 2..at].copy_from_slice(&maker.random.pick(&[[8, 6], [0x88, 0xcc], [0x88, 0x63], [0, 38]])),
+        1 => frame[at - 2..at].copy_from_slice(&maker.random.pick(&[
+            [8, 6],
+            [0x88, 0xcc],
+            [0x88, 0x63],
+            [0, 38],
+        ])),
         2 => frame.splice(12..12, [QINQ.to_vec(), VLAN.to_vec()].concat()).for_each(drop),
         _ => {}
     }
@@ -33,7 +39,9 @@ pub fn headers(maker: &mut Maker, world: &World) -> Option<(Side, Vec<u8>)> {
     let at = network(&frame);
     let is_v6 = frame[at] >> 4 == 6;
     let mut frame = match maker.random.below(5) {
-        0 if is_v6 => behind_extension(&frame, at, maker.random.pick(&[0, 43, 44, 51, 60]), maker.random.octets(7)),
+        0 if is_v6 => {
+            behind_extension(&frame, at, maker.random.pick(&[0, 43, 44, 51, 60]), maker.random.octets(7))
+        }
         0 => with_ip_options(&frame, at, maker.random.octets(8)),
         1 if !is_v6 => fragment(frame, at, maker.random.pick(&[0x2000, 1, 2, 3, 0x2001, 0x2003, 100])),
         1 => behind_extension(&frame, at, 44, vec![0, 0, maker.random.pick(&[1, 8, 9, 16]), 0, 0, 0, 9]),

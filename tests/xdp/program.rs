@@ -5,17 +5,13 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aya::programs::xdp::XdpAttachType;
 use aya::programs::{ProgramInfo, TestRun, TestRunOptions, Xdp, loaded_programs};
+use aya_obj::programs::XdpAttachType;
 use nix::sched::{CloneFlags, unshare};
 
-use synwall::engine::policy::Policy;
-use synwall::engine::policy::filter::Rule;
-use synwall::engine::{Keys, Shared, Side};
-use synwall::io::xdp::{Attachment, HASH_KEYS, Options, Path, Plane, ServiceFacts};
+use synwall::engine::{Shared, Side};
+use synwall::io::xdp::{Attachment, HASH_KEYS, Options, Path, Plane};
 use synwall::time::Instant;
-
-use crate::packets::vector::prefix;
 
 pub struct Program {
     pub path: Arc<Path>,
@@ -71,21 +67,20 @@ impl Program {
         Program { path: plane.path(), entries, _plane: plane }
     }
 
-    /// Tells the program all that `shared` would do by itself.
-    pub fn configure(&self, shared: &Shared, rules: &[(&str, Rule)]) {
-        let policy: Arc<Policy> = shared.policy();
-        let rules: Vec<_> = rules.iter().map(|(text, rule)| (prefix(text), *rule)).collect();
-        self.path.set_policy(&policy, &rules, &facts(shared)).unwrap();
+    /// Tells the program the policy, promises and keys of `shared`.
+    pub fn configure(&self, shared: &Shared, now: Instant) {
+        self.path
+            .set_policy(&shared.policy(), &shared.promises(now))
+            .unwrap_or_else(|error| panic!("{error}"));
         if let Some(keys) = shared.keys() {
             self.path.set_keys(&keys.ring);
         }
     }
 
-    /// What is learned of servers while it runs, and that somebody is there.
+    /// What was learned of servers since, and that somebody is there.
     pub fn beat(&self, shared: &Shared, now: Instant) {
-        let policy: Arc<Policy> = shared.policy();
-        self.path.set_facts(&policy, &facts(shared));
-        let unix = shared.keys().map_or(0, |keys: Arc<Keys>| keys.clock.unix_seconds(now));
+        self.path.set_promises(&shared.policy(), &shared.promises(now));
+        let unix = shared.keys().map_or(0, |keys| keys.clock.unix_seconds(now));
         self.path.heartbeat(Duration::from_secs(unix));
     }
 
@@ -113,16 +108,6 @@ impl Program {
         };
         Run { action, frame: out, duration: result.duration }
     }
-}
-
-fn facts(shared: &Shared) -> Vec<ServiceFacts> {
-    let promises = shared.promises(shared.keys().map_or(Instant::ZERO, |keys: Arc<Keys>| keys.clock.at));
-    let fact = |promised: &synwall::engine::fast::Promises| ServiceFacts {
-        options: promised.server,
-        promised_wscale: promised.wscale,
-        is_graced: promised.has_grace,
-    };
-    promises.iter().map(fact).collect()
 }
 
 /// What the kernel says of the program on a port.

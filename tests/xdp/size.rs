@@ -20,7 +20,10 @@ fn the_program_has_not_grown() {
         let info = info_of(port);
         let loaded = info.size_translated().expect("the kernel tells its size") / 8;
         let verified = info.verified_instruction_count().expect("the kernel tells what it verified");
-        println!("{port}: {loaded} instructions, {verified} verified, {} octets of machine code", info.size_jitted());
+        println!(
+            "{port}: {loaded} instructions, {verified} verified, {} octets of machine code",
+            info.size_jitted()
+        );
         assert!(loaded <= MOST_LOADED, "{port}: {loaded} instructions");
         assert!(verified <= MOST_VERIFIED, "{port}: {verified} verified");
     }
@@ -29,7 +32,10 @@ fn the_program_has_not_grown() {
 /// A packet of each kind, and what becomes of it.
 fn packets(world: &mut World) -> Vec<(&'static str, Side, Vec<u8>, Action)> {
     let mut maker = Maker::new(3, &FEW_TARGETS[..1]);
-    let live = std::iter::repeat_with(|| flows::open(&mut maker, world)).flatten().find(|live| live.told.1 != 0).unwrap();
+    let live = std::iter::repeat_with(|| flows::open(&mut maker, world))
+        .flatten()
+        .find(|live| live.told.1 != 0)
+        .unwrap();
     let place = live.place(world).unwrap();
     let (client, server) = (live.client, live.server);
     let v6: (std::net::SocketAddr, std::net::SocketAddr) =
@@ -37,9 +43,18 @@ fn packets(world: &mut World) -> Vec<(&'static str, Side, Vec<u8>, Action)> {
     let linux = [2, 4, 5, 0xb4, 4, 2, 8, 10, 0, 0, 3, 0xe8, 0, 0, 0, 0, 1, 3, 3, 7];
     let other = || Seg::of((client.ip(), 9).into(), server);
     let echo = place.ends.clock[0].wrapping_sub(place.ts_delta);
-    let ack = live.seg().seq(place.ends.client[0]).ack(place.ends.client[1].wrapping_sub(place.delta)).timestamps(1003, echo);
+    let ack = live
+        .seg()
+        .seq(place.ends.client[0])
+        .ack(place.ends.client[1].wrapping_sub(place.delta))
+        .timestamps(1003, echo);
     let edge = place.ends.client[1].wrapping_sub(place.delta);
-    let data = live.seg().seq(place.ends.server[0]).ack(place.ends.server[1]).timestamps(place.ends.clock[0], 1).data(&[7; 1000]);
+    let data = live
+        .seg()
+        .seq(place.ends.server[0])
+        .ack(place.ends.server[1])
+        .timestamps(place.ends.clock[0], 1)
+        .data(&[7; 1000]);
     let foreign = Seg::of(client, "203.0.113.1:80".parse().unwrap()).ack(1);
     let from = Side::Client;
     vec![
@@ -51,10 +66,26 @@ fn packets(world: &mut World) -> Vec<(&'static str, Side, Vec<u8>, Action)> {
         ("ACK, forged, timestamps", from, other().ack(77).timestamps(1, 2).frame(from), Action::Drop),
         ("RST of no flow", from, other().flags(RST).frame(from), Action::Drop),
         ("flow, ACK", from, ack.clone().frame(from), Action::Redirect),
-        ("flow, ACK with 3 blocks", from, ack.sack(2, &[edge, edge, edge, edge, edge, edge]).frame(from), Action::Redirect),
+        (
+            "flow, ACK with 3 blocks",
+            from,
+            ack.sack(2, &[edge, edge, edge, edge, edge, edge]).frame(from),
+            Action::Redirect,
+        ),
         ("flow, 1000 octets from server", Side::Server, data.frame(Side::Server), Action::Redirect),
         ("nobody's TCP", from, foreign.frame(from), Action::Redirect),
-        ("nobody's UDP", from, [&[2; 12], &[8, 0, 0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0][..], &[198, 18, 0, 1, 198, 18, 255, 2], &[0; 8]].concat(), Action::Redirect),
+        (
+            "nobody's UDP",
+            from,
+            [
+                &[2; 12],
+                &[8, 0, 0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0][..],
+                &[198, 18, 0, 1, 198, 18, 255, 2],
+                &[0; 8],
+            ]
+            .concat(),
+            Action::Redirect,
+        ),
     ]
 }
 

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use synwall::engine::fast::{FastEnd, FastEnds, FastFlow, FastPath};
 use synwall::engine::policy::ServiceId;
-use synwall::engine::policy::filter::Rule;
 use synwall::engine::{Side, Verdict};
 
 use crate::packets::bench::{Bench, key};
@@ -26,10 +25,7 @@ impl Setting<'_> {
     fn new<'a>(file: &'a File, policy: &PolicySpec) -> Setting<'a> {
         let program = Program::load();
         let mut bench = Bench::new(policy.policy(), policy.has_keys.then_some(&file.keys), now());
-        let deny = policy.deny.iter().map(|text| (text.as_str(), Rule::Deny));
-        let allow = policy.allow.iter().map(|text| (text.as_str(), Rule::Allow));
-        let rules: Vec<(&str, Rule)> = deny.chain(allow).collect();
-        program.configure(&bench.shared, &rules);
+        program.configure(&bench.shared, bench.now);
         bench.lend(program.path.clone());
         Setting { file, program, bench }
     }

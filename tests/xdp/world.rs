@@ -47,7 +47,7 @@ impl World {
         // The same Unix time at any instant.
         system.shared.set_keys(secrets.keys(reference.now));
         let program = Program::load();
-        program.configure(&system.shared, rules);
+        program.configure(&system.shared, system.now);
         system.lend(program.path.clone());
         let mut world = World { reference, system, program };
         world.press();
