@@ -115,7 +115,7 @@ fn from_client(theme: &mut Theme, flow: &Flow) {
     crosses(theme, flow, "client-vlan", "", side, &request.clone().tags(&VLAN), false);
     crosses(theme, flow, "client-qinq", "", side, &request.tags(&QINQ), false);
     let nothing = flow.client(0, 0).raw(&[1, 1, 1, 0]);
-    crosses(theme, flow, "client-padding", "", side, &nothing, false);
+    crosses(theme, flow, "client-padding", "", side, &nothing, true);
 }
 
 fn from_server(theme: &mut Theme, flow: &Flow) {
@@ -174,7 +174,7 @@ fn blocks(theme: &mut Theme, flow: &Flow) {
     let broken = flow.client(0, 0).raw(&[9, 1, 5, 10, 0, 0, 0, 1, 0, 0, 0, 2]);
     crosses(theme, flow, "sack-behind-broken", why, side, &broken, true);
     let ended = flow.client(0, 0).raw(&[0, 1, 5, 10, 0, 0, 0, 1, 0, 0, 0, 2]);
-    crosses(theme, flow, "sack-behind-end", "", side, &ended, false);
+    crosses(theme, flow, "sack-behind-end", "", side, &ended, true);
     crosses(
         theme,
         flow,

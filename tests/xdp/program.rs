@@ -45,7 +45,7 @@ impl Program {
     pub fn load() -> Program {
         unshare(CloneFlags::CLONE_NEWNET).expect("this needs root");
         for port in PORTS {
-            ip(&["link", "add", port, "type", "dummy"]);
+            ip(&["link", "add", port, "type", "veth", "peer", "name", &format!("{port}-peer")]);
         }
         let options = Options {
             outside: PORTS[0].into(),
@@ -85,16 +85,10 @@ impl Program {
     }
 
     pub fn run(&self, side: Side, frame: &[u8]) -> Run {
-        self.repeat(side, frame, 1)
-    }
-
-    /// The same so many times over, each with the frame as it came; the time is that of one.
-    pub fn repeat(&self, side: Side, frame: &[u8], repeat: u32) -> Run {
         let mut out = vec![0; frame.len() + 256];
         let mut options = TestRunOptions::new();
         options.data_in = Some(frame);
         options.data_out = Some(&mut out);
-        options.repeat = repeat;
         let result = self.entries[side.index()].test_run(options).unwrap_or_else(|error| {
             panic!("a frame of {} octets: {error}", frame.len());
         });

@@ -162,7 +162,7 @@ fn policy(services: &str, rules: &[(&str, Rule)]) -> Policy {
     let list: List = toml::from_str(services).unwrap();
     let services = list.services.iter().map(|spec| {
         let mut service = spec.service();
-        let syn_rate = if service.name == "pressed" { 1 } else { quiet.syn_rate };
+        let syn_rate = if service.name == "pressed" { 100 } else { quiet.syn_rate };
         service.activate_at = Threshold { syn_rate, ..quiet };
         service.budgets = no_limit;
         service
@@ -181,7 +181,7 @@ pub const MANY: &str = r#"services = [
   { name = "ecn", prefix = "198.18.255.3", ports = [[1, 1000]], mode = "always", ecn = true, wscale = 3, mss = 9000 },
   { name = "strict", prefix = "198.18.255.4", ports = [[443, 443]], mode = "always", require_timestamps = true },
   { name = "plain", prefix = "198.18.255.5", ports = [[25, 25]], mode = "always", wscale = -1, sack = false, timestamps = false, early_data = 536 },
-  { name = "net", prefix = "198.18.240.0/24", ports = [[0, 65535]], mode = "always", sack = false },
+  { name = "net", prefix = "198.18.240.0/24", ports = [[0, 79], [82, 65535]], mode = "always", sack = false },
   { name = "host_in_net", prefix = "198.18.240.7", ports = [[80, 81]], mode = "always", early_data = 65535, wscale = 14 },
   { name = "net6", prefix = "2001:db8:240::/48", ports = [[1024, 65535]], mode = "always", timestamps = false },
   { name = "pressed", prefix = "198.18.255.10", ports = [[80, 80]], mode = "adaptive", wscale = 0 },

@@ -104,7 +104,7 @@ pub(super) struct Area {
     pub(super) address: [AtomicU32; 4],
     pub(super) mask: [AtomicU32; 4],
     pub(super) is_server: AtomicU32,
-    pub(super) padding: AtomicU32,
+    pub(super) is_protected: AtomicU32,
 }
 
 const _: () = assert!(size_of::<Area>() == 40);

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use super::abi::PORT_BLOCK;
 use super::abi::PORT_BLOCKS;
 use super::fast::address_words;
-use crate::engine::policy::{MAX_SERVICES, Policy, Prefix, Service};
+use crate::engine::policy::{MAX_SERVICES, Mode, Policy, Prefix, Service};
 
 /// A prefix as the program compares it: of IPv4-mapped addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -42,6 +42,8 @@ impl MappedPrefix {
 pub(super) struct AreaPlan {
     pub(super) prefix: MappedPrefix,
     pub(super) is_server: bool,
+    /// A service that is not off protects it.
+    pub(super) is_protected: bool,
     /// The service of each port, plus one; empty for a hole.
     pub(super) ports: Vec<u16>,
 }
@@ -57,7 +59,12 @@ pub(super) fn areas(policy: &Policy) -> Vec<AreaPlan> {
     let mut areas: Vec<AreaPlan> = prefixes.iter().map(|prefix| area(policy, prefix)).collect();
     let is_there = areas.iter().any(|area| area.prefix == MappedPrefix::IPV4);
     if prefixes.iter().any(MappedPrefix::swallows_ipv4) && !is_there {
-        areas.push(AreaPlan { prefix: MappedPrefix::IPV4, is_server: false, ports: vec![0; PORTS] });
+        areas.push(AreaPlan {
+            prefix: MappedPrefix::IPV4,
+            is_server: false,
+            is_protected: false,
+            ports: vec![0; PORTS],
+        });
     }
     areas.sort_by_key(|area| std::cmp::Reverse(area.prefix.len));
     areas
@@ -78,6 +85,7 @@ fn area(policy: &Policy, prefix: &Prefix) -> AreaPlan {
     AreaPlan {
         prefix: MappedPrefix::of(prefix),
         is_server: is_host && policy.is_server(prefix.network()),
+        is_protected: policy.services().iter().any(|service| holds(service) && service.mode != Mode::Off),
         ports,
     }
 }
@@ -92,7 +100,7 @@ const MAPPED: Ipv6Addr = Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::policy::{Limits, Mode, PortSet};
+    use crate::engine::policy::{Limits, PortSet};
 
     fn service(prefix: &str, len: u8, ports: (u16, u16), mode: Mode) -> Service {
         let mut set = PortSet::empty();
