@@ -222,9 +222,6 @@ enum {
 	FLOW_DIRECT = 1 << 1,
 };
 
-/* slot.storm: the last segment that was noted came from the server; the bits below are how long the storm is. */
-#define STORM_LAST_SERVER 0x80
-
 /*
  * Map `slots`: flows. Four slots make a bucket; map `tags` has a word for each bucket, 16 bits a slot, 0 for a free one.
  * A flow is in one of two buckets, see hash.h. Only user space admits, moves and removes.

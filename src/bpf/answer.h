@@ -45,7 +45,7 @@ static __always_inline void write_v6(const struct packet *p, __u32 segment_len)
 	__builtin_memcpy(word + 6, p->client, sizeof(p->client));
 }
 
-/* Writes the options one behind the other; their sum, or 0 if the frame is too short, which that of a SYN is not. */
+/* Writes the options one behind the other; false if the frame is too short, which that of a SYN is not. */
 static __always_inline bool write_options(const struct packet *p, const struct options *o, __u64 *sum,
 					  __u32 *len)
 {

@@ -17,16 +17,6 @@
 #define TSVAL_CLOCK 0x7ff
 #define MAC20 0xfffff
 
-/* What a SYN-ACK grants. */
-struct offer {
-	__u16 mss;
-	/* Place in the table of window scales. */
-	__u8 wscale_index;
-	bool sack;
-	bool timestamps;
-	bool ecn;
-};
-
 /* The place of a scale, at most 14, that was offered: 4 bits each. */
 static __always_inline __u8 wscale_index(__u8 wscale)
 {

@@ -46,7 +46,10 @@ static __always_inline __u64 csum_pseudo(const struct packet *p, __u32 len)
 /* No sum of so few octets comes near it. */
 #define CSUM_NONE (~0ULL)
 
-/* Adds up `len` octets from octet `from` of the frame on; CSUM_NONE if they are too many. A function of its own: see walk_options. */
+/*
+ * Adds up `len` octets from octet `from` of the frame on; CSUM_NONE if they are too many. A function of its own for the reason
+ * that walk_options is.
+ */
 __noinline __u64 csum_octets(struct xdp_md *ctx, __u32 from, __u32 len)
 {
 	void *end = (void *)(long)ctx->data_end, *at = (void *)(long)ctx->data;

@@ -81,16 +81,16 @@ static __always_inline bool says_nothing_new(const struct packet *p, const struc
 /* Notes what the segment says; whether it only keeps a storm of empty ACKs going. */
 static __always_inline bool keeps_storm(const struct packet *p, struct slot *slot, __u32 now)
 {
-	__u8 before = slot->storm, mine = p->side == SIDE_SERVER ? STORM_LAST_SERVER : 0;
-	__u8 length = before & ~STORM_LAST_SERVER;
+	__u8 before = slot->storm, length = before, mine = p->side == SIDE_SERVER;
 
-	if ((before & STORM_LAST_SERVER) == mine || now - slot->last_seen >= STORM_PAUSE ||
-	    !says_nothing_new(p, slot))
+	if (slot->last_server == mine || now - slot->last_seen >= STORM_PAUSE || !says_nothing_new(p, slot))
 		length = 0;
-	else if (length < STORM_LAST_SERVER - 1)
+	else if (length < 0xff)
 		length++;
-	if (before != (mine | length))
-		slot->storm = mine | length;
+	if (before != length)
+		slot->storm = length;
+	if (slot->last_server != mine)
+		slot->last_server = mine;
 	return length > STORM_LENGTH;
 }
 
@@ -129,6 +129,9 @@ static __always_inline int pass_on(const struct packet *p, struct slot *slot)
 		slot->last_seen = now;
 		return DROPPED(DROP_ACK_STORM);
 	}
+	/* Moved or removed meanwhile: what was read may be another flow's. */
+	if (*(volatile __u32 *)&slot->version != p->version)
+		return GOES_UP;
 	if (is_partial(p) || !find_options(p, &places))
 		return GOES_UP;
 	if (p->side == SIDE_SERVER && places.timestamps) {
@@ -137,9 +140,6 @@ static __always_inline int pass_on(const struct packet *p, struct slot *slot)
 		if (!tsval || !note_clock(slot, bpf_ntohl(*tsval)))
 			return GOES_UP;
 	}
-	/* Moved or removed meanwhile: what was read may be another flow's. */
-	if (*(volatile __u32 *)&slot->version != p->version)
-		return GOES_UP;
 	note(p, slot, now);
 	return translate(p, slot, &places);
 }

@@ -75,8 +75,8 @@ static __always_inline bool note_option(void *at, void *end, __u32 kind, __u32 l
 }
 
 /*
- * Reads the options from octet `from` to octet `to` of the frame. What is behind a broken length is ignored. A function of its
- * own, not static: the verifier goes through it once and not once for each way to come here.
+ * Reads the options from octet `from` to octet `to` of the frame. What is behind a broken length is ignored. A function of
+ * its own, not static: the verifier goes through it once and not once for each way to come here. `nothing` is p->nothing.
  */
 __noinline int walk_options(struct xdp_md *ctx, __u32 from, __u32 to, struct options *o, __u32 nothing)
 {
@@ -129,6 +129,12 @@ static __always_inline void read_options(const struct packet *p, struct options 
 	o->tsval = o->tsecr = 0;
 	if (!len)
 		return;
+	if (len == 4 && octets(p, (void *)word, 4) &&
+	    (word[0] & bpf_htonl(0xffff0000)) == bpf_htonl(0x02040000)) {
+		o->has = HAS_MSS;
+		o->mss = bpf_ntohl(word[0]);
+		return;
+	}
 	if (len == TIMESTAMPS_LEN && octets(p, (void *)word, TIMESTAMPS_LEN) && word[0] == TIMESTAMPS_WORD) {
 		o->has = HAS_TIMESTAMPS;
 		o->tsval = word[1];

@@ -4,6 +4,7 @@
 #define SYNWALL_SCREEN_H
 
 #include "csum.h"
+#include "options.h"
 #include "service.h"
 
 /* An address that cannot be a peer's. */
@@ -51,25 +52,27 @@ static __always_inline bool has_good_ip_checksum(const struct packet *p)
 	return p->is_v6 || csum_fold((__u64)word[0] + word[1] + word[2] + word[3] + word[4]) == 0xffff;
 }
 
-/* The sum of the TCP header, straight for the common lengths. */
+/* The sum of a segment, straight for the lengths of most SYNs. */
 static __always_inline bool csum_segment(const struct packet *p, __u64 *sum)
 {
 	const __u32 *word = p->tcp;
+	__u32 len = p->segment_len - TCP_LEN;
 	__u64 from, rest;
 
 	*sum += (__u64)word[0] + word[1] + word[2] + word[3] + word[4];
-	if (p->segment_len == TCP_LEN)
+	if (!len)
 		return true;
-	if (p->segment_len == TCP_LEN + 20) {
-		word = octets(p, p->tcp, TCP_LEN + 20);
-		if (!word)
-			return false;
+	if (len == 4 && octets(p, p->tcp, TCP_LEN + 4)) {
+		*sum += word[5];
+		return true;
+	}
+	if (len == LINUX_SYN_LEN && octets(p, p->tcp, TCP_LEN + LINUX_SYN_LEN)) {
 		*sum += (__u64)word[5] + word[6] + word[7] + word[8] + word[9];
 		return true;
 	}
 	from = p->tcp - p->data + TCP_LEN;
 	barrier_var(from);
-	rest = csum_octets(p->ctx, from, p->segment_len - TCP_LEN);
+	rest = csum_octets(p->ctx, from, len);
 	*sum += rest;
 	return rest != CSUM_NONE;
 }

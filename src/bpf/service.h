@@ -6,8 +6,6 @@
 #include "maps.h"
 #include "parse.h"
 
-#define NO_AREA (~0u)
-
 /* Whether the address lies in the area. IPv4 and IPv6 never lie in each other's. */
 static __always_inline bool is_inside(const struct area *area, bool is_v6, const __u32 *address)
 {

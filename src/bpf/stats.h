@@ -14,7 +14,7 @@ static __always_inline struct service_counters *service_counters(__u32 service)
 	return bpf_map_lookup_elem(&counters, &row);
 }
 
-/* Counts a drop; the verdict that says so. */
+/* Counts a drop. */
 static __always_inline void count_drop(const struct packet *p, __u32 reason)
 {
 	struct service_counters *row = service_counters(p->service);

@@ -59,7 +59,7 @@ static __always_inline bool is_refused(const struct settings *settings, const st
 	return until && now < *until;
 }
 
-/* What the cookie carries of the SYN's offer and what its SYN-ACK grants: the flags of the first, the options of the second. */
+/* What the SYN-ACK grants of the SYN's offer: leaves its options in `o`, and returns the flags of the cookie. */
 static __always_inline __u8 grant(const struct settings *settings, const struct packet *p,
 				  const struct service *service, struct options *o)
 {

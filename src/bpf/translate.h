@@ -22,8 +22,8 @@ struct places {
 };
 
 /*
- * Finds them in the lists that senders of today write: timestamps, then SACK, each behind two NOPs. False for any other list,
- * which is the engine's.
+ * Finds them in the lists that senders of today write: timestamps, then SACK, each behind two NOPs. False for any other
+ * list, which is the engine's.
  */
 static __always_inline bool find_options(const struct packet *p, struct places *places)
 {
@@ -81,7 +81,7 @@ static __always_inline __u32 rescaled(__u32 window, __u32 from, __u32 to)
 	return field || !window ? field : 1;
 }
 
-/* What the server is to see of an echo: itself if the server has sent it, else it was a cookie's, which stands for the SYN-ACK. */
+/* What the server is to see of an echo: itself if it sent that, else it was a cookie's, which stands for the SYN-ACK. */
 static __always_inline __u32 echoed(const struct slot *slot, __u32 tsecr)
 {
 	__u32 latest = slot->clock_latest, reach = slot->clock_reach;
