@@ -60,7 +60,7 @@ fn usage_errors_end_with_2_and_help_with_0() {
     );
     let help = synwall(&directory, &["--help"]);
     assert_eq!(status(&help), 0);
-    let commands = "run check-config show-config doctor status top flows attacks block unblock blocks mode completions man";
+    let commands = "run check-config show-config doctor detach status top flows attacks block unblock blocks mode completions man";
     for word in commands.split(' ').chain(["--config", "78"]) {
         assert!(text(&help.stdout).contains(word), "{word}");
     }
@@ -90,9 +90,18 @@ fn bad_configurations_end_with_78_whatever_the_command() {
     ];
     for (file, content, complaint) in table {
         std::fs::write(directory.join(file), content).unwrap();
-        for command in
-            ["run", "check-config", "show-config", "doctor", "status", "top", "flows", "attacks", "blocks"]
-        {
+        for command in [
+            "run",
+            "check-config",
+            "show-config",
+            "doctor",
+            "detach",
+            "status",
+            "top",
+            "flows",
+            "attacks",
+            "blocks",
+        ] {
             let output = synwall(&directory, &[command, "--config", file]);
             assert_eq!((status(&output), text(&output.stderr).as_str()), (78, complaint), "{command}");
             assert!(output.stdout.is_empty());
@@ -308,10 +317,15 @@ fn run_without_privileges_says_what_is_missing() {
 /// Runs `script` in bash, with two veth pairs (a0-a1, b0-b1) in a namespace of their own; `a1` and `b1` are the ports.
 /// What it prints. Each line that it says is checked must not fail.
 fn in_namespace(name: &str, script: &str) -> String {
+    in_namespaces("-rn", name, script)
+}
+
+/// The same in the namespaces that unshare(1) makes with `options`.
+fn in_namespaces(options: &str, name: &str, script: &str) -> String {
     let directory = directory(name);
     let prelude = format!("{PRELUDE}{script}");
     let output = Command::new("unshare")
-        .args(["-rn", "bash", "-euc", &prelude])
+        .args([options, "bash", "-euc", &prelude])
         .env("SYNWALL", SYNWALL)
         .current_dir(&directory)
         .output()
@@ -453,6 +467,36 @@ fn run_serves_reloads_and_stops_and_the_host_is_left_as_it_was() {
         assert!(said.contains(line), "{line}: {said}");
     }
     assert!(!said.contains("fix  "), "doctor finds nothing: {said}");
+}
+
+#[test]
+fn doctor_tries_the_xdp_program_and_detach_keeps_to_what_synwall_left() {
+    // As root: no user namespace may load a program.
+    let said = in_namespaces(
+        "-n",
+        "plane",
+        r#"
+        "$SYNWALL" doctor --config synwall.toml
+        sed 's/workers = 2/kind = "xdp"/' synwall.toml > xdp.toml
+        sed 's/workers = 2/kind = "xdp"\npin = "\/run\/synwall"/' synwall.toml > elsewhere.toml
+        "$SYNWALL" doctor --config xdp.toml
+        fails "$SYNWALL" doctor --config elsewhere.toml
+        "$SYNWALL" detach --config xdp.toml
+        mkdir "$PWD/mistyped"; touch "$PWD/mistyped/file"
+        sed "s|workers = 2|pin = \"$PWD/mistyped\"|" synwall.toml > mistyped.toml
+        fails "$SYNWALL" detach --config mistyped.toml
+        test -e "$PWD/mistyped/file"
+        "#,
+    );
+    for line in [
+        "ok   plane: pnet: a1 is one end of a veth pair",
+        "ok   plane: xdp: the kernel takes the program; kept in /sys/fs/bpf/synwall-a1; whether",
+        "fix  plane: xdp: /run: there is no bpffs; mount a bpffs there, or set [plane] pin, or set [plane] kind",
+        "nothing to remove",
+        "/mistyped cannot be removed: it is not in a bpffs",
+    ] {
+        assert!(said.contains(line), "{line}: {said}");
+    }
 }
 
 #[test]

@@ -2,12 +2,11 @@
 
 use std::path::PathBuf;
 
+#[cfg(feature = "xdp")]
+use crate::config::PlaneMode;
 use crate::config::{Config, PlaneKind, PlanePin};
 #[cfg(feature = "xdp")]
-use crate::{
-    config::PlaneMode,
-    io::xdp::{self, Attachment, HASH_KEYS, Options, XdpError},
-};
+use crate::io::xdp::{self, Attachment, HASH_KEYS, Options, XdpError};
 
 /// A plane to start with.
 #[derive(Clone, Debug, PartialEq, Eq)]

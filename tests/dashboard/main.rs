@@ -222,5 +222,7 @@ const NOT_SHOWN: &[&str] = &[
     "synwall_icmp_translated_total",
     "synwall_key_epoch",
     "synwall_mode",
+    "synwall_passed_up_total",
+    "synwall_plane",
     "synwall_synack_repeated_total",
 ];

@@ -5,8 +5,8 @@
 //! a few times a second, that somebody is there. Frames that the program passes up arrive at the raw-socket plane as if
 //! there were none: whatever is odd, the engine decides.
 //!
-//! [`abi`] is the contract with the program; [`table`] and [`walk`] are the flow table; [`policy`] and [`areas`] translate what
-//! the operator wants; [`attach`], [`pin`] and [`record`] are what is done to the host, and undone.
+//! `abi` is the contract with the program; `table` and `walk` are the flow table; `policy` and `areas` translate what the
+//! operator wants; `attach`, `pin` and `record` are what is done to the host, and undone.
 
 mod abi;
 mod areas;

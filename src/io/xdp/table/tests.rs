@@ -129,10 +129,12 @@ fn what_is_adopted_is_whole_and_there_once() {
     let torn = slots.iter().find(|slot| key_of(slot) == key(7)).unwrap();
     torn.version.fetch_or(1, Relaxed);
     let table = Table { tags, slots, keys, count: Mutex::new(60) };
-    let places = table.places(&key(8));
-    let at = table.find(&key(8), &places).unwrap();
-    let other = places.buckets.into_iter().find(|bucket| *bucket != at.bucket).unwrap();
-    let free = table.free_lane(200, other).unwrap();
+    let moved = (8..60).find_map(|number| {
+        let places = table.places(&key(number));
+        let at = table.find(&key(number), &places).filter(|at| at.bucket == places.buckets[0])?;
+        Some((places, at, table.free_lane(200, places.buckets[1])?))
+    });
+    let (places, at, free) = moved.unwrap();
     copy(table.slot(at).unwrap(), table.slot(free).unwrap());
     table.slot(free).unwrap().version.store(4, Relaxed);
     table.set_tag(free, places.tag);
