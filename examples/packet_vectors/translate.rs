@@ -18,6 +18,7 @@ pub fn theme() -> Theme {
     clocks(&mut theme, &flows[0]);
     edges(&mut theme, &flows[0]);
     ends(&mut theme, &flows[0]);
+    direct(&mut theme);
     theme
 }
 
@@ -157,10 +158,12 @@ fn blocks(theme: &mut Theme, flow: &Flow) {
             let why = "Edges at every alignment: the checksum is over words.";
             let why = if (count, lead) == (1, 0) { why } else { "" };
             let plain = flow.client(0, 0).sack(lead, &edges[..count * 2]);
-            crosses(theme, flow, &format!("sack-{count}-at-{lead}"), why, side, &plain, false);
+            // Everybody writes two NOPs in front.
+            let is_rare = lead != 2;
+            crosses(theme, flow, &format!("sack-{count}-at-{lead}"), why, side, &plain, is_rare);
             if room >= 12 {
                 let both = flow.stamped(flow.client(0, 0)).sack(lead, &edges[..count * 2]);
-                crosses(theme, flow, &format!("sack-{count}-at-{lead}-ts"), "", side, &both, false);
+                crosses(theme, flow, &format!("sack-{count}-at-{lead}-ts"), "", side, &both, is_rare);
             }
         }
     }
@@ -169,7 +172,7 @@ fn blocks(theme: &mut Theme, flow: &Flow) {
     let wrapping = flow.client(0, 0).sack(2, &[u32::MAX - 1, 2, 0x7fff_ffff, 0x8000_0001]);
     crosses(theme, flow, "sack-around-0", "", side, &wrapping, false);
     let why = "Half a block is no SACK option, and stays as it is.";
-    crosses(theme, flow, "sack-of-6", why, side, &flow.client(0, 0).raw(&[1, 1, 5, 6, 1, 2, 3, 4]), false);
+    crosses(theme, flow, "sack-of-6", why, side, &flow.client(0, 0).raw(&[1, 1, 5, 6, 1, 2, 3, 4]), true);
     let why = "Behind a broken length nothing is read.";
     let broken = flow.client(0, 0).raw(&[9, 1, 5, 10, 0, 0, 0, 1, 0, 0, 0, 2]);
     crosses(theme, flow, "sack-behind-broken", why, side, &broken, true);
@@ -182,13 +185,13 @@ fn blocks(theme: &mut Theme, flow: &Flow) {
         "",
         side,
         &flow.stamped(flow.client(0, 0)).raw(&[254, 4, 1, 2]),
-        false,
+        true,
     );
     let two = [8, 10, 0, 0, 0, 1, 0, 0, 0, 2, 8, 10, 0, 0, 0, 3, 0, 0, 0, 4];
     crosses(theme, flow, "two-timestamps", "", side, &flow.client(0, 0).raw(&two), true);
     crosses(theme, flow, "two-timestamps-server", "", Side::Server, &flow.server(0, 0).raw(&two), true);
     let odd = [1, 8, 10, 0, 0, 3, 0xea, 0, 0, 0, 9, 1];
-    crosses(theme, flow, "timestamps-at-odd", "", side, &flow.client(0, 0).raw(&odd), false);
+    crosses(theme, flow, "timestamps-at-odd", "", side, &flow.client(0, 0).raw(&odd), true);
     crosses(theme, flow, "timestamps-at-odd-server", "", Side::Server, &flow.server(0, 0).raw(&odd), true);
 }
 
@@ -283,6 +286,31 @@ fn ends(theme: &mut Theme, flow: &Flow) {
     );
 }
 
+/// A connection that was let through while all was quiet: nothing of it is changed, and nothing judged.
+fn direct(theme: &mut Theme) {
+    let (client, server) = v4(43_004);
+    let seg = || Seg::of(client, server);
+    let before = vec![
+        (Side::Client, syn((client, server)).raw(&LINUX).frame(Side::Client)),
+        (Side::Server, seg().flags(SYN).seq(SERVER_ISS).ack(c(1)).raw(&answer(7)).frame(Side::Server)),
+        (Side::Client, seg().seq(c(1)).ack(s(1)).timestamps(1001, 9000).frame(Side::Client)),
+        (Side::Server, seg().seq(s(1)).ack(c(1)).timestamps(9001, 1001).frame(Side::Server)),
+    ];
+    let flow = Flow { name: "direct", client, server, policy: "adaptive", before, told: (SERVER_ISS, 9000) };
+    theme.flow(flow.clone());
+    let data = flow.client(0, 0).timestamps(1002, 9001).flags(PSH).data(b"GET / HTTP/1.0\r\n\r\n");
+    crosses(theme, &flow, "data", "", Side::Client, &data, false);
+    let answer = flow.server(0, 0).timestamps(9002, 1001).data(&[0x3c; 300]);
+    crosses(theme, &flow, "data-server", "", Side::Server, &answer, false);
+    let rare = flow.client(0, 0).raw(&[254, 4, 1, 2]);
+    crosses(theme, &flow, "rare-option", "", Side::Client, &rare, false);
+    let far = flow.server(0x4000_0000, 0).data(b"x");
+    crosses(theme, &flow, "beyond-server", "Watched, and not judged.", Side::Server, &far, false);
+    let far = flow.client(0x4000_0000, 0).data(b"x");
+    crosses(theme, &flow, "beyond", "", Side::Client, &far, false);
+    crosses(theme, &flow, "fin", "", Side::Client, &data.flags(FIN), true);
+}
+
 const ABOUT: &str = "Segments of flows, translated. delta is the server's ISS less the cookie's: added to SEG.ACK and to the edges of
 SACK on the way to the server, subtracted from SEG.SEQ on the way back. ts_delta does the same for TSecr and TSval.";
 
@@ -291,6 +319,9 @@ services = [
   { name = "web", prefix = "198.18.255.2", ports = [[80, 80]], mode = "always" },
   { name = "web6", prefix = "2001:db8:255::2", ports = [[80, 80]], mode = "always" },
 ]
+
+[policy.adaptive]
+services = [{ name = "web", prefix = "198.18.255.2", ports = [[80, 80]], mode = "adaptive" }]
 
 [policy.scale2]
 services = [

@@ -27,6 +27,8 @@ pub struct Maker {
     targets: &'static [&'static str],
     next_port: u16,
     pub flows: Vec<Live>,
+    /// Those that one end has ended.
+    pub ending: Vec<Live>,
     /// Answered, and not yet returned.
     pub cookies: Vec<Live>,
     /// Returned, and not yet open.
@@ -39,10 +41,12 @@ pub const KINDS: &[Kind] = &[
     Kind { name: "SYN, let through", weight: 2, most_up: 100, make: |m, _| Some(m.quiet_syn()) },
     Kind { name: "cookie, good", weight: 5, most_up: 100, make: |m, _| m.good_cookie() },
     Kind { name: "cookie, forged", weight: 10, most_up: 0, make: |m, _| m.forged_cookie() },
-    Kind { name: "flow, from client", weight: 14, most_up: 25, make: |m, w| m.flow(w, Side::Client) },
-    Kind { name: "flow, from server", weight: 14, most_up: 25, make: |m, w| m.flow(w, Side::Server) },
-    Kind { name: "flow, outside the window", weight: 4, most_up: 25, make: Maker::outside },
+    Kind { name: "flow, from client", weight: 12, most_up: 5, make: |m, w| m.flow(w, Side::Client) },
+    Kind { name: "flow, from server", weight: 12, most_up: 5, make: |m, w| m.flow(w, Side::Server) },
+    Kind { name: "flow, outside the window", weight: 4, most_up: 10, make: Maker::outside },
+    Kind { name: "flow, rare options", weight: 4, most_up: 100, make: Maker::rare },
     Kind { name: "flow, its end", weight: 1, most_up: 100, make: Maker::end },
+    Kind { name: "flow, ending", weight: 3, most_up: 100, make: Maker::ending },
     Kind { name: "pending", weight: 3, most_up: 100, make: |m, _| m.of_pending() },
     Kind { name: "stray, from client", weight: 6, most_up: 0, make: |m, _| Some(m.stray()) },
     Kind { name: "stray, from server", weight: 2, most_up: 100, make: |m, _| Some(m.stray_of_server()) },
@@ -74,8 +78,8 @@ pub const FEW_TARGETS: [&str; 4] =
 
 impl Maker {
     pub fn new(seed: u64, targets: &'static [&'static str]) -> Maker {
-        let (flows, cookies, pending) = (Vec::new(), Vec::new(), Vec::new());
-        Maker { random: Random(seed), targets, next_port: 1024, flows, cookies, pending }
+        let [flows, ending, cookies, pending] = [const { Vec::new() }; 4];
+        Maker { random: Random(seed), targets, next_port: 1024, flows, ending, cookies, pending }
     }
 
     /// A frame of any kind, by weight, and the number of its kind. Where there is nothing to aim at another kind comes.
@@ -284,7 +288,6 @@ impl Maker {
             Side::Client => latest.wrapping_sub(*ts_delta),
             Side::Server => latest.wrapping_add(self.random.below(500) as u32),
         };
-        let value = if self.random.one_in(12) { self.random.word() } else { value };
         seg = match side {
             Side::Client => live.stamped(seg, 2_000, value),
             Side::Server => live.stamped(seg, value, 2_000),
@@ -293,34 +296,44 @@ impl Maker {
         seg
     }
 
-    /// Blocks, odd options, flags and data.
+    /// Blocks, flags and data.
     fn decorate(&mut self, seg: &mut Seg) {
-        if self.random.one_in(3) {
-            let (lead, blocks) = (self.random.below(4), 1 + self.random.below(4));
-            if seg.options.len() + (lead + 2 + 8 * blocks).next_multiple_of(4) <= 40 {
-                let edges: Vec<u32> = (0..blocks * 2).map(|_| self.random.word()).collect();
-                *seg = seg.clone().sack(lead, &edges);
-            }
-        }
-        if self.random.one_in(10) && seg.options.len() <= 28 {
-            let odd: &[&[u8]] = &[
-                &[1, 1, 1, 1],
-                &[254, 4, 1, 2],
-                &[0, 9, 9, 9],
-                &[5, 6, 1, 2, 3, 4, 1, 1],
-                &[3, 0, 1, 1],
-                &[8, 10, 1, 2, 3, 4, 5, 6, 7, 8, 1, 1],
-            ];
-            *seg = seg.clone().raw(self.random.pick(odd));
+        let blocks = 1 + self.random.below(4);
+        if self.random.one_in(3) && seg.options.len() + 4 + 8 * blocks <= 40 {
+            let edges: Vec<u32> = (0..blocks * 2).map(|_| self.random.word()).collect();
+            *seg = seg.clone().sack(2, &edges);
         }
         seg.flags |= self.random.octet() & self.random.pick(&[PSH, PSH | URG | ECE | CWR]);
         if self.random.one_in(30) {
             seg.flags &= !ACK;
         }
         if self.random.one_in(2) {
-            let len = self.random.below(1200);
+            let len = self.random.below(400);
             seg.payload = self.random.octets(len);
         }
+    }
+
+    /// Options that hardly any sender writes, and clocks that leap.
+    fn rare(&mut self, world: &World) -> Option<(Side, Vec<u8>)> {
+        let (live, place) = self.live(world)?;
+        let side = Side::ALL[self.random.below(2)];
+        let mut seg = self.segment(&live, &place, side);
+        seg.options.clear();
+        while seg.options.len() < 40 && !self.random.one_in(4) {
+            let numbers = self.random.octets(8);
+            let option = match self.random.below(8) {
+                0 => [&[8, 10], &numbers[..]].concat(),
+                1 => [&[5, 10], &numbers[..]].concat(),
+                2 => [&[5, 18], &numbers[..], &numbers].concat(),
+                3 => vec![5, 6, 1, 2, 3, 4],
+                4 => vec![254, 4, 1, 2],
+                5 => vec![self.random.pick(&[0, 3]), 0],
+                _ => vec![1],
+            };
+            seg.options.extend(option);
+        }
+        seg.options.resize(seg.options.len().next_multiple_of(4).min(40), 1);
+        Some((side, seg.frame(side)))
     }
 
     fn outside(&mut self, world: &World) -> Option<(Side, Vec<u8>)> {
@@ -340,6 +353,19 @@ impl Maker {
         let (live, place) = self.live(world)?;
         let side = Side::ALL[self.random.below(2)];
         let seg = self.segment(&live, &place, side).flags(self.random.pick(&[FIN, RST, SYN]));
+        self.flows.retain(|other| other.client != live.client);
+        self.ending.push(live);
+        Some((side, seg.frame(side)))
+    }
+
+    fn ending(&mut self, world: &World) -> Option<(Side, Vec<u8>)> {
+        let live = self.ending.get(self.random.below(self.ending.len().max(1)))?.clone();
+        let place = live.place(world)?;
+        let side = Side::ALL[self.random.below(2)];
+        let mut seg = self.segment(&live, &place, side);
+        if self.random.one_in(3) {
+            seg = seg.flags(self.random.pick(&[FIN, RST]));
+        }
         Some((side, seg.frame(side)))
     }
 

@@ -56,7 +56,7 @@ fn packets(world: &mut World) -> Vec<(&'static str, Side, Vec<u8>, Action)> {
         .seq(place.ends.server[0])
         .ack(place.ends.server[1])
         .timestamps(place.ends.clock[0], 1)
-        .data(&[7; 1000]);
+        .data(&[7; 400]);
     let foreign = Seg::of(client, "203.0.113.1:80".parse().unwrap()).ack(1);
     let from = Side::Client;
     vec![
@@ -74,7 +74,7 @@ fn packets(world: &mut World) -> Vec<(&'static str, Side, Vec<u8>, Action)> {
             ack.sack(2, &[edge, edge, edge, edge, edge, edge]).frame(from),
             Action::Redirect,
         ),
-        ("flow, 1000 octets from server", Side::Server, data.frame(Side::Server), Action::Redirect),
+        ("flow, 400 octets from server", Side::Server, data.frame(Side::Server), Action::Redirect),
         ("nobody's TCP", from, foreign.frame(from), Action::Redirect),
         (
             "nobody's UDP",
