@@ -12,9 +12,9 @@
 #define MOST_TRIES 8
 
 /* The cell at `now`: no credit for the past, and none of a future that the clock has left. */
-static __always_inline __u64 settled(__u64 empty_at, __u64 now)
+static __always_inline __u64 settled(__u64 empty_at, __u64 now, __u64 burst)
 {
-	if (empty_at > now + BURST)
+	if (empty_at > now + burst)
 		return now;
 	return empty_at > now ? empty_at : now;
 }
@@ -22,10 +22,11 @@ static __always_inline __u64 settled(__u64 empty_at, __u64 now)
 /* When the cell is empty after `cost` more, or 0 if that is beyond the burst. */
 static __always_inline __u64 charged(__u64 empty_at, __u64 now, __u64 cost, __u64 burst)
 {
-	__u64 after = settled(empty_at, now) + cost;
+	__u64 after;
 
 	if (burst < cost)
 		burst = cost;
+	after = settled(empty_at, now, burst) + cost;
 	return after <= now + burst ? after : 0;
 }
 
@@ -94,8 +95,8 @@ static __always_inline bool take_source(const struct settings *settings, const s
 	second = bpf_map_lookup_elem(&source_budgets, &place);
 	if (!first || !second)
 		return true;
-	one = settled(*first, now);
-	other = settled(*second, now);
+	one = settled(*first, now, BURST);
+	other = settled(*second, now, BURST);
 	after = charged(one < other ? one : other, now, service->source_interval, BURST);
 	if (!after)
 		return false;

@@ -66,26 +66,25 @@ impl PrefixBudgets {
         let (one, other) = (first.load(Ordering::Relaxed), second.load(Ordering::Relaxed));
         let now = now.as_nanos();
         // A cell from beyond a clock's leap counts as unspent.
-        let least = settled(one, now).min(settled(other, now));
+        let least = settled(one, now, BURST_NANOS).min(settled(other, now, BURST_NANOS));
         let Some(after) = charged(least, now, rate, BURST) else { return false };
-        first.store(settled(one, now).max(after), Ordering::Relaxed);
-        second.store(settled(other, now).max(after), Ordering::Relaxed);
+        first.store(settled(one, now, BURST_NANOS).max(after), Ordering::Relaxed);
+        second.store(settled(other, now, BURST_NANOS).max(after), Ordering::Relaxed);
         true
     }
 }
 
 /// When a cell that is empty at `empty_at` is empty after one more event, or `None` if that is beyond the burst.
 fn charged(empty_at: u64, now: u64, rate: NonZeroU32, burst: Duration) -> Option<u64> {
-    let start = settled(empty_at, now);
     let interval = BURST_NANOS.checked_div(u64::from(rate.get())).unwrap_or(0).max(1);
-    let after = start.saturating_add(interval);
     let burst = u64::try_from(burst.as_nanos()).unwrap_or(u64::MAX).max(interval);
+    let after = settled(empty_at, now, burst).saturating_add(interval);
     (after <= now.saturating_add(burst)).then_some(after)
 }
 
 /// The cell at `now`: no credit for the past beyond the burst, and none of a future that the clock has left.
-fn settled(empty_at: u64, now: u64) -> u64 {
-    if empty_at > now.saturating_add(BURST_NANOS) { now } else { empty_at.max(now) }
+fn settled(empty_at: u64, now: u64, burst: u64) -> u64 {
+    if empty_at > now.saturating_add(burst) { now } else { empty_at.max(now) }
 }
 
 /// A second's worth may come at once.
@@ -114,6 +113,14 @@ mod tests {
         assert!(budget.take(at(5_100), rate(10)));
         assert!(!budget.take(at(5_100), rate(10)));
         assert_eq!((0..1_000).filter(|_| budget.take(at(9_000), rate(10))).count(), 10);
+    }
+
+    #[test]
+    fn a_burst_of_more_than_a_second_is_one() {
+        let budget = Budget::default();
+        let take = |millis| budget.take_within(at(millis), rate(2), Duration::from_secs(8));
+        assert_eq!((0..1_000).filter(|_| take(5_000)).count(), 16);
+        assert!(!take(5_499) && take(5_500) && !take(5_500));
     }
 
     #[test]
