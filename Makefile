@@ -8,7 +8,7 @@ MUTANTS := 27.1.0
 SCRIPTS := .ci/run deploy/grafana/check-types deploy/hooks/webhook deploy/lab/lab deploy/lab/demo deploy/lab/deps \
 	fuzz/run fuzz/grow
 
-.PHONY: help deps demo test unit sim fuzz mutants netns bench dashboard-types dashboard-picture fmt clippy core docs shellcheck build lab-up lab-down
+.PHONY: help deps demo test unit sim fuzz mutants xdp xdp-profile netns bench dashboard-types dashboard-picture fmt clippy core docs shellcheck build lab-up lab-down
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -22,7 +22,7 @@ build: ## the program, as released
 demo: deps build ## a SYN flood with and without synwall, in about a minute
 	deploy/lab/demo
 
-test: deps fmt clippy core docs shellcheck unit sim fuzz netns ## all of the checks and tests
+test: deps fmt clippy core docs shellcheck unit sim fuzz xdp netns ## all of the checks and tests
 
 fmt: ## formatting, unchanged
 	cargo fmt --check
@@ -56,6 +56,12 @@ mutants: ## mutation testing of cookies and translation, about half an hour: doc
 	@cargo mutants --version 2>/dev/null | grep -qx 'cargo-mutants $(MUTANTS)' || \
 		cargo install cargo-mutants --version $(MUTANTS) --locked
 	nice -n 15 cargo mutants --jobs 1 --gitignore true --output target
+
+xdp: deps ## the XDP program against the engine: vectors, random frames, its size; XDP_SEED=, XDP_FRAMES= for other ones
+	cargo test --release --test xdp -- --test-threads=1
+
+xdp-profile: deps ## how large the program is, and what a packet of each kind costs one by one
+	cargo test --release --test xdp -- --test-threads=1 --nocapture size::
 
 netns: deps ## real kernels, real packets: one lab after another
 	cargo test --release --test netns -- --test-threads=1

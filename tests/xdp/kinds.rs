@@ -41,9 +41,9 @@ pub const KINDS: &[Kind] = &[
     Kind { name: "SYN, let through", weight: 2, most_up: 100, make: |m, _| Some(m.quiet_syn()) },
     Kind { name: "cookie, good", weight: 5, most_up: 100, make: |m, _| m.good_cookie() },
     Kind { name: "cookie, forged", weight: 10, most_up: 0, make: |m, _| m.forged_cookie() },
-    Kind { name: "flow, from client", weight: 12, most_up: 5, make: |m, w| m.flow(w, Side::Client) },
-    Kind { name: "flow, from server", weight: 12, most_up: 5, make: |m, w| m.flow(w, Side::Server) },
-    Kind { name: "flow, outside the window", weight: 4, most_up: 10, make: Maker::outside },
+    Kind { name: "flow, from client", weight: 12, most_up: 0, make: |m, w| m.flow(w, Side::Client) },
+    Kind { name: "flow, from server", weight: 12, most_up: 0, make: |m, w| m.flow(w, Side::Server) },
+    Kind { name: "flow, outside the window", weight: 4, most_up: 0, make: Maker::outside },
     Kind { name: "flow, rare options", weight: 4, most_up: 100, make: Maker::rare },
     Kind { name: "flow, its end", weight: 1, most_up: 100, make: Maker::end },
     Kind { name: "flow, ending", weight: 3, most_up: 100, make: Maker::ending },
@@ -51,12 +51,12 @@ pub const KINDS: &[Kind] = &[
     Kind { name: "stray, from client", weight: 6, most_up: 0, make: |m, _| Some(m.stray()) },
     Kind { name: "stray, from server", weight: 2, most_up: 100, make: |m, _| Some(m.stray_of_server()) },
     Kind { name: "denied", weight: 4, most_up: 0, make: |m, _| Some(m.denied()) },
-    Kind { name: "not challenged", weight: 5, most_up: 25, make: |m, _| Some(m.not_challenged()) },
+    Kind { name: "not challenged", weight: 5, most_up: 0, make: |m, _| Some(m.not_challenged()) },
     Kind { name: "foreign", weight: 8, most_up: 0, make: |m, _| Some(odd::foreign(m)) },
     Kind { name: "odd headers", weight: 6, most_up: 100, make: |m, w| odd::headers(m, w) },
     Kind { name: "malformed", weight: 3, most_up: 0, make: |m, _| Some(odd::malformed(m)) },
-    Kind { name: "garbage", weight: 4, most_up: 25, make: |m, _| Some(odd::garbage(m)) },
-    Kind { name: "mutated", weight: 10, most_up: 60, make: odd::mutated },
+    Kind { name: "garbage", weight: 4, most_up: 5, make: |m, _| Some(odd::garbage(m)) },
+    Kind { name: "mutated", weight: 10, most_up: 25, make: odd::mutated },
 ];
 
 pub const MANY_TARGETS: [&str; 12] = [

@@ -23,5 +23,6 @@ mod odd;
 mod program;
 mod random;
 mod size;
+mod stories;
 mod vectors;
 mod world;
