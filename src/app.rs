@@ -1,6 +1,12 @@
 //! `synwall run`: puts the parts together in an order in which a failure leaves the host as it was, and takes them
 //! apart again.
 
+#[cfg(feature = "xdp")]
+mod plane;
+#[cfg(not(feature = "xdp"))]
+#[path = "app/no_plane.rs"]
+mod plane;
+mod resume;
 mod workers;
 
 use std::num::NonZeroUsize;
@@ -20,20 +26,20 @@ use crate::control::detect;
 use crate::control::doctor;
 use crate::control::http::{self, Answers, Readiness};
 use crate::control::in_force::InForce;
-use crate::control::key::{self, KeyError};
+use crate::control::key;
 use crate::control::live::Live;
 use crate::control::reload::ReloadError;
 use crate::control::rotate::{Rotation, unix_time};
 use crate::control::socket::Socket;
-use crate::control::state::{Checkpoints, Found, StateDirectory};
-use crate::cookie::MasterKey;
-use crate::engine::export::Restored;
+use crate::control::state::{Checkpoints, StateDirectory};
 use crate::engine::stats::ServiceValues;
 use crate::engine::{Engine, Shared};
 use crate::io::af_packet::AfPacket;
 use crate::io::{Clock, MonotonicClock, PortStats};
 use crate::metrics::{Exporter, Reload, Sample};
 use crate::time::Instant;
+use plane::Fast;
+use resume::{knows_all, master_key, open_state, resume};
 use workers::{MAX_WORKERS, Workers, cores};
 
 /// Runs until SIGTERM or SIGINT.
@@ -72,8 +78,8 @@ pub fn run(path: &Path, config: Config) -> anyhow::Result<()> {
         }
         appliance.log_start();
         let outcome = appliance.control(signals).await;
-        appliance.stop();
-        outcome
+        appliance.stop(matches!(outcome, Ok(End::HandOver)));
+        outcome.map(|_| ())
     })
 }
 
@@ -89,6 +95,8 @@ struct Appliance {
     clock: MonotonicClock,
     started: Instant,
     reload: Arc<Mutex<Reload>>,
+    // Before the workers: frames that are no longer handled in the kernel come to them.
+    fast: Fast,
     workers: Workers,
     state: Option<Arc<StateDirectory>>,
     checkpoints: Option<Checkpoints>,
@@ -109,11 +117,12 @@ impl Appliance {
         let clock = MonotonicClock::new();
         rotation.turn(&shared, &clock, unix_time());
         let (lanes, ports) = AfPacket::open(&config.bridge.outside, &config.bridge.inside, workers)?;
+        let mut fast = Fast::open(&config)?;
         let mut first = Engine::new(shared.clone(), 0);
-        if let Some(state) = &state {
-            resume(state, &shared, &mut first, &clock);
-        }
+        resume(state.as_deref(), &shared, &mut first, &clock, &fast);
+        fast.begin(&shared, clock)?;
         let workers = Workers::start(lanes, &shared, first, clock, cores)?;
+        fast.attach(&config, &shared, clock)?;
         let checkpoint = |state: &Arc<StateDirectory>| {
             Checkpoints::start(state.clone(), shared.clone(), clock, config.state.checkpoint)
         };
@@ -124,7 +133,8 @@ impl Appliance {
             let (state, shared) = (state.clone(), shared.clone());
             move || state.as_ref().is_some_and(|state| knows_all(state, &shared))
         };
-        let in_force = Arc::new(InForce::new(config.clone(), shared.clone(), clock, knows_all));
+        let in_force = InForce::new(config.clone(), shared.clone(), clock, knows_all, fast.follower());
+        let in_force = Arc::new(in_force);
         Ok(Appliance {
             path,
             config,
@@ -135,6 +145,7 @@ impl Appliance {
             clock,
             started: clock.now(),
             reload,
+            fast,
             workers,
             state,
             checkpoints,
@@ -147,10 +158,11 @@ impl Appliance {
         let (shared, ports, reload) = (self.shared.clone(), self.ports.clone(), self.reload.clone());
         let (running, state, board) = (self.workers.running.clone(), self.state.clone(), self.board.clone());
         let (installed_at, epoch) = (self.rotation.installed_at(), self.config.cookie.epoch);
+        let plane = self.fast.sampler();
         move || Sample {
             engine: shared.snapshot(),
             io: ports.snapshot(),
-            plane: crate::metrics::PlaneSample::default(),
+            plane: plane(),
             reload: *reload.lock().unwrap_or_else(PoisonError::into_inner),
             workers: running.load(Ordering::Relaxed),
             checkpoint: state.as_ref().map(|state| state.last()),
@@ -194,17 +206,25 @@ impl Appliance {
     }
 
     /// Rotates keys, watches workers and serves signals until one of them ends it.
-    async fn control(&mut self, mut signals: Signals) -> anyhow::Result<()> {
+    async fn control(&mut self, mut signals: Signals) -> anyhow::Result<End> {
         loop {
             let pause = self.rotation.turn(&self.shared, &self.clock, unix_time()).min(TICK);
+            if let Some(keeper) = self.fast.keeper() {
+                keeper.follow(unix_time());
+                keeper.hand_over_sightings();
+            }
             tokio::select! {
                 _ = signals.terminate.recv() => {
                     tracing::info!(signal = "SIGTERM", "stopping");
-                    return Ok(());
+                    return Ok(End::Stop);
                 }
                 _ = signals.interrupt.recv() => {
                     tracing::info!(signal = "SIGINT", "stopping");
-                    return Ok(());
+                    return Ok(End::Stop);
+                }
+                _ = signals.hand_over.recv() => {
+                    tracing::info!(signal = "SIGUSR2", "stopping, the next run takes over");
+                    return Ok(End::HandOver);
                 }
                 _ = signals.hang_up.recv() => self.reload(),
                 () = tokio::time::sleep(pause) => {}
@@ -217,8 +237,13 @@ impl Appliance {
         }
     }
 
-    fn reload(&self) {
+    fn reload(&mut self) {
+        let before = self.in_force.plane();
         let outcome = self.in_force.reload(&self.path);
+        if self.in_force.plane() != before {
+            self.config.plane = self.in_force.plane();
+            self.fast.change(&self.config, &self.shared, self.clock);
+        }
         let mut last = self.reload.lock().unwrap_or_else(PoisonError::into_inner);
         last.success = outcome.is_ok();
         match outcome {
@@ -257,12 +282,17 @@ impl Appliance {
         );
     }
 
-    /// Stops the workers, which closes the ports, saves the flows, and logs what was done.
-    fn stop(&mut self) {
+    /// Stops the workers, which closes the ports, saves the flows, and logs what was done. If there is something in the kernel
+    /// to hand over, that goes on.
+    fn stop(&mut self, hands_over: bool) {
+        let goes_on = hands_over && self.fast.keeper().is_some();
+        if !goes_on {
+            self.fast.take_down(&self.shared, self.clock);
+        }
         self.workers.stop();
         self.checkpoints = None;
         if let Some(state) = &self.state
-            && let Err(error) = state.save(&self.shared, &self.clock, true)
+            && let Err(error) = state.save(&self.shared, &self.clock, !goes_on)
         {
             tracing::error!("flows cannot be saved, only those of the last checkpoint come back: {error}");
         }
@@ -279,13 +309,23 @@ impl Appliance {
             connections = sum(|values| values.flows_proxied),
             "stopped"
         );
+        self.fast.leave();
     }
+}
+
+/// How a run ends.
+enum End {
+    /// The host is left as it was found.
+    Stop,
+    /// What runs in the kernel goes on, and the next run takes it over.
+    HandOver,
 }
 
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hang_up: Signal,
+    hand_over: Signal,
 }
 
 impl Signals {
@@ -294,61 +334,9 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hang_up: signal(SignalKind::hangup())?,
+            hand_over: signal(SignalKind::user_defined2())?,
         })
     }
-}
-
-/// The state directory, if it is wanted and usable.
-fn open_state(config: &Config) -> Option<Arc<StateDirectory>> {
-    let opened = StateDirectory::open(config.state.directory.as_deref()?);
-    let refused = |error: &_| {
-        tracing::error!(
-            "connections will not survive a restart, and those that began before this start are not let through: {error}"
-        );
-    };
-    opened.inspect_err(refused).ok().map(Arc::new)
-}
-
-/// The master key: configured, kept from an earlier run, or random.
-fn master_key(config: &Config, state: Option<&StateDirectory>) -> Result<MasterKey, KeyError> {
-    match (&config.cookie.key_file, state) {
-        (Some(file), _) => key::master(Some(file)),
-        (None, Some(state)) => key::kept(&state.key_file()).or_else(|error| {
-            tracing::error!("cookies will not survive a restart: {error}");
-            key::master(None)
-        }),
-        (None, None) => key::master(None),
-    }
-}
-
-/// Takes over what an earlier run left, before frames move.
-fn resume(state: &StateDirectory, shared: &Shared, engine: &mut Engine, clock: &MonotonicClock) {
-    let (now, found) = (clock.now(), state.restore(engine, clock.now(), unix_time()));
-    match found {
-        Found::Nothing => tracing::info!("no state of an earlier run"),
-        Found::State { restored: Restored { flows, expired, lost }, past } if past.is_exact => {
-            tracing::info!(flows, expired, lost, age = ?past.age, "state restored");
-        }
-        Found::State { restored: Restored { flows, expired, lost }, past } => tracing::warn!(
-            flows, expired, lost, age = ?past.age,
-            "synwall had not been stopped: state restored from its last checkpoint, connections since then are lost"
-        ),
-        Found::Damaged(reason) => tracing::error!("saved state {reason}: all connections are lost"),
-    }
-    if let Err(error) = state.begin(shared, clock) {
-        tracing::error!("flows cannot be saved, a crash would lose them: {error}");
-    }
-    if knows_all(state, shared) {
-        shared.grant_grace(now, |_| true);
-    } else {
-        tracing::warn!("connections that began before this start are dropped: some may have been translated");
-    }
-}
-
-/// Whether every translated connection that may be alive is known.
-fn knows_all(state: &StateDirectory, shared: &Shared) -> bool {
-    let limits = shared.policy().limits;
-    state.knows_all(unix_time(), limits.established.max(limits.half_closed))
 }
 
 /// Refuses what would fail or do harm; the MTUs of the ports outside and inside.

@@ -104,7 +104,7 @@ impl Appliance {
             change(&mut sample);
             sample
         };
-        let in_force = Arc::new(InForce::new(config, shared.clone(), clock, || true));
+        let in_force = Arc::new(InForce::new(config, shared.clone(), clock, || true, || ()));
         let admin = Admin {
             sample: Box::new(sample),
             shared: shared.clone(),

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::overrides::{OverrideError, Overrides};
 use super::reload::{self, ReloadError};
-use crate::config::Config;
+use crate::config::{Config, Plane};
 use crate::engine::Shared;
 use crate::engine::policy::{Mode, Policy, PolicyError, Prefix, Service};
 use crate::io::{Clock, MonotonicClock};
@@ -20,6 +20,8 @@ pub struct InForce {
     clock: MonotonicClock,
     /// Whether every translated connection that may be alive is known, so that a start-up grace does no harm.
     knows_all: Box<dyn Fn() -> bool + Send + Sync>,
+    /// Called behind every change.
+    on_change: Box<dyn Fn() + Send + Sync>,
     inner: Mutex<Inner>,
 }
 
@@ -38,9 +40,10 @@ impl InForce {
         shared: Arc<Shared>,
         clock: MonotonicClock,
         knows_all: impl Fn() -> bool + Send + Sync + 'static,
+        on_change: impl Fn() + Send + Sync + 'static,
     ) -> InForce {
         let inner = Mutex::new(Inner { config, overrides: Overrides::default() });
-        InForce { shared, clock, knows_all: Box::new(knows_all), inner }
+        InForce { shared, clock, knows_all: Box::new(knows_all), on_change: Box::new(on_change), inner }
     }
 
     /// Reads the file at `path` and puts its services, limits and filter in force. Overrides stay, but for those of services
@@ -62,10 +65,16 @@ impl InForce {
         Ok(count)
     }
 
+    /// The plane that the configuration asks for.
+    pub fn plane(&self) -> Plane {
+        self.lock().config.plane.clone()
+    }
+
     /// Takes up the MTUs of the links to clients and to servers.
     pub fn set_mtus(&self, [client, server]: [u16; 2]) {
         let _inner = self.lock();
         self.shared.set_policy(Policy::clone(&self.shared.policy()).with_link_mtus(client, server));
+        (self.on_change)();
     }
 
     /// Blocks `prefix` for `time`, or until a restart.
@@ -143,6 +152,7 @@ impl InForce {
         if knows_all {
             self.shared.grant_grace(self.clock.now(), |service| !was_protected(&before, service));
         }
+        (self.on_change)();
         Ok(())
     }
 

@@ -98,8 +98,12 @@ pub fn kept(file: &Path) -> Result<MasterKey, KeyError> {
 ///
 /// # Errors
 /// The system gives none.
-pub fn hash_key() -> Result<[u64; 2], KeyError> {
-    Ok([u64::from_ne_bytes(*random()?), u64::from_ne_bytes(*random()?)])
+pub fn hash_key<const N: usize>() -> Result<[u64; N], KeyError> {
+    let mut words = [0; N];
+    for word in &mut words {
+        *word = u64::from_ne_bytes(*random()?);
+    }
+    Ok(words)
 }
 
 fn random<const N: usize>() -> Result<Zeroizing<[u8; N]>, KeyError> {

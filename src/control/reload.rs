@@ -45,7 +45,7 @@ fn fixed(running: &Config, new: &Config) -> Vec<&'static str> {
         ("[metrics]", running.metrics == new.metrics),
         ("[admin]", running.admin == new.admin),
         ("[log]", running.log == new.log),
-        ("[plane]", running.plane == new.plane),
+        ("[plane] workers", running.plane.workers == new.plane.workers),
     ]
     .into_iter()
     .filter_map(|(table, is_equal)| (!is_equal).then_some(table))

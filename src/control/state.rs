@@ -147,10 +147,12 @@ impl StateDirectory {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Restores what an earlier run left into `engine`, whose clock says `now`, before frames move.
-    pub fn restore(&self, engine: &mut Engine, now: Instant, unix: Duration) -> Found {
+    /// Restores what an earlier run left into `engine`, whose clock says `now`, before frames move. If the kernel has kept all
+    /// connections (`is_kept`), none is lost, however that run ended.
+    pub fn restore(&self, engine: &mut Engine, now: Instant, unix: Duration, is_kept: bool) -> Found {
         let found = self.read(engine, now, unix);
         let lost_flows = match &found {
+            _ if is_kept => false,
             Found::Nothing => false,
             Found::State { restored, past } => !past.is_exact || restored.lost > 0,
             Found::Damaged(_) => true,
@@ -351,7 +353,7 @@ mod tests {
         let directory = StateDirectory::open(path).unwrap();
         let mut engine = Engine::new(shared(), 0);
         let unix = Duration::from_secs(unix);
-        let found = directory.restore(&mut engine, Instant::ZERO, unix);
+        let found = directory.restore(&mut engine, Instant::ZERO, unix, false);
         let knows_all = directory.knows_all(unix, Duration::from_secs(60));
         (directory, found, knows_all)
     }

@@ -76,7 +76,7 @@ impl Lab {
 
     /// Where the XDP plane is pinned.
     pub(crate) fn pins(&self) -> PathBuf {
-        Path::new("/sys/fs/bpf").join(format!("synwall-lab-{}", self.name))
+        self.state().join("bpf/synwall")
     }
 
     /// Stops synwall as an operator does and asserts that it went well.

@@ -43,3 +43,4 @@ mod observed;
 mod page;
 mod restart;
 mod round_trips;
+mod xdp;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 
 use crate::capture::Capture;
-use crate::lab::{CONFIG, Lab, SERVER, eventually};
+use crate::lab::{CONFIG, Lab, SERVER, eventually, plane};
 use crate::traffic::{address, open, read, receive_hashed, send_hashed_while, serve};
 
 /// The configuration with a state directory of the laboratory's own.
@@ -91,8 +91,9 @@ fn transfers_survive_a_kill_and_a_start() {
 #[test]
 fn connection_that_a_crash_lost_passes_nothing() {
     let mut lab = Lab::up(&[]);
-    // No checkpoint but the one at the start.
+    // No checkpoint but the one at the start, and nothing that the kernel keeps.
     let config = config(&lab).replace("checkpoint = \"1s\"", "checkpoint = \"1h\"");
+    let config = format!("{config}\n[plane]\nkind = {:?}\npin = \"none\"\n", plane());
     lab.start(&config);
     let server = serve(&lab, address(SERVER[0], 8000), 1, |mut stream| {
         let hello = read(&mut stream, 5).unwrap();

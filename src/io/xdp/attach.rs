@@ -15,7 +15,7 @@ use crate::engine::Side;
 
 /// A program that is attached, for as long as this lives or is pinned.
 pub(super) struct Attached {
-    links: Vec<FdLink>,
+    _links: Vec<FdLink>,
     pub(super) mode: Mode,
     /// Why it is not native.
     pub(super) fallback: Option<String>,
@@ -30,7 +30,7 @@ pub(super) fn attach(
 ) -> Result<Attached, XdpError> {
     let attempt = |ebpf: &mut Ebpf, mode, fallback| {
         let links = attach_both(ebpf, interfaces, mode, pins)?;
-        Ok(Attached { links, mode, fallback })
+        Ok(Attached { _links: links, mode, fallback })
     };
     match wanted {
         Attachment::Native => attempt(ebpf, Mode::Native, None),
@@ -63,14 +63,7 @@ pub(super) fn take_over(
                 .ok()?,
         );
     }
-    Some(Attached { links, mode, fallback: None })
-}
-
-impl Attached {
-    /// Detaches from both ports.
-    pub(super) fn detach(self) {
-        self.links.iter().for_each(detach);
-    }
+    Some(Attached { _links: links, mode, fallback: None })
 }
 
 /// Detaches what is pinned; which of the sides there was something of.
@@ -78,19 +71,20 @@ pub(super) fn detach_pinned(pins: &Pins) -> Result<Vec<Side>, XdpError> {
     let mut detached = Vec::new();
     for side in Side::ALL {
         let path = pins.link(side);
-        let Ok(link) = PinnedLink::from_pin(&path) else { continue };
-        detach(&FdLink::from(link));
+        if !path.exists() {
+            continue;
+        }
         let failed =
             |error: std::io::Error| XdpError::Remove { path: path.clone(), reason: error.to_string() };
+        match sys::detach_link(&path) {
+            // Its port is gone.
+            Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {}
+            outcome => outcome.map_err(failed)?,
+        }
         fs::remove_file(&path).map_err(failed)?;
         detached.push(side);
     }
     Ok(detached)
-}
-
-fn detach(link: &FdLink) {
-    // A link without a port has nothing to detach from; any other goes when its last holder does.
-    let _ = link.info().map(|info| sys::detach_link(info.id()));
 }
 
 fn attach_both(
@@ -105,7 +99,7 @@ fn attach_both(
             Ok(link) => links.push(link),
             // The first port is to be as it was before.
             Err(error) => {
-                links.iter().for_each(detach);
+                drop(links);
                 pins.map(detach_pinned).transpose()?;
                 return Err(error);
             }

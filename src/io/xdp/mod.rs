@@ -224,9 +224,7 @@ impl Plane {
 
     /// Detaches, and puts the ports' offloads back as they were.
     fn restore(&mut self) {
-        if let Some(attached) = self.attached.take() {
-            attached.detach();
-        }
+        self.attached = None;
         if let Some(Err(error)) = self.pins.as_ref().map(attach::detach_pinned) {
             tracing::warn!("{error}");
         }

@@ -3,10 +3,13 @@
 //! The only file of `xdp` with system calls and `unsafe`. Every function is safe to call with any argument.
 #![allow(unsafe_code)]
 
+use std::ffi::CString;
 use std::io;
 use std::mem::size_of;
 use std::ops::Deref;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::ptr::{self, NonNull};
 use std::slice;
 
@@ -62,20 +65,22 @@ unsafe impl<T: Shared> Send for Mapped<T> {}
 // SAFETY: as above.
 unsafe impl<T: Shared> Sync for Mapped<T> {}
 
-/// Detaches the program of the link with this number, at once: a link that is only let go of is detached when the kernel
-/// gets to it.
-pub(super) fn detach_link(number: u32) -> io::Result<()> {
-    let link = bpf(BPF_LINK_GET_FD_BY_ID, [number, 0, 0])?;
+/// Detaches the program of the link that is pinned at `path`, at once: a pin that is only removed lets go of its link when
+/// the kernel gets to it.
+pub(super) fn detach_link(path: &Path) -> io::Result<()> {
+    let name = CString::new(path.as_os_str().as_bytes())?;
+    let link = bpf(BPF_OBJ_GET, [name.as_ptr() as u64, 0])?;
     let descriptor = c_int::try_from(link).map_err(io::Error::other)?;
     // SAFETY: the kernel has just opened it for this process, and nobody else knows of it.
     let link = unsafe { OwnedFd::from_raw_fd(descriptor) };
-    bpf(BPF_LINK_DETACH, [link.as_raw_fd().cast_unsigned(), 0, 0]).map(drop)
+    let [a, b, c, d] = link.as_raw_fd().to_ne_bytes();
+    bpf(BPF_LINK_DETACH, [u64::from_ne_bytes([a, b, c, d, 0, 0, 0, 0]), 0]).map(drop)
 }
 
-fn bpf(command: c_int, attributes: [u32; 3]) -> io::Result<i64> {
-    let (pointer, len): (*const [u32; 3], _) = (&attributes, size_of::<[u32; 3]>());
-    // SAFETY: `pointer` is to a local of `len` octets that outlives the call; the commands used here read three words at the
-    // most and write none.
+fn bpf(command: c_int, attributes: [u64; 2]) -> io::Result<i64> {
+    let (pointer, len): (*const [u64; 2], _) = (&attributes, size_of::<[u64; 2]>());
+    // SAFETY: `pointer` is to a local of `len` octets that outlives the call; the commands used here write none, and read a
+    // path that their caller holds, or a descriptor.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, pointer, len) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
@@ -153,7 +158,7 @@ struct Request {
 
 const _: () = assert!(size_of::<Request>() == size_of::<libc::ifreq>());
 
-const BPF_LINK_GET_FD_BY_ID: c_int = 30;
+const BPF_OBJ_GET: c_int = 7;
 const BPF_LINK_DETACH: c_int = 34;
 const SIOCETHTOOL: libc::Ioctl = 0x8946;
 const ETHTOOL_GDRVINFO: u32 = 3;

@@ -1,0 +1,200 @@
+//! What only the XDP plane does: the flood is answered in the kernel, connections go on while no process tends to them, and
+//! the plane comes and goes in a running process.
+
+use std::fs;
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+
+use crate::lab::{CONFIG, Lab, SERVER, eventually, plane};
+use crate::traffic::{address, open, receive_hashed, send_hashed_while, serve, visit};
+
+/// A lab whose synwall has XDP attached.
+fn protected() -> Lab {
+    assert_eq!(plane(), "xdp", "tests of the XDP plane: SYNWALL_PLANE=xdp, or --skip xdp::");
+    let lab = Lab::protected(&[]);
+    assert_eq!(lab.metric("synwall_plane", "plane=\"xdp\""), 1, "{}", lab.log());
+    lab
+}
+
+/// Transfers each way that go on until they are told to end.
+struct Transfers {
+    is_over: Arc<AtomicBool>,
+    sent: [thread::JoinHandle<String>; 2],
+    came: [thread::JoinHandle<String>; 2],
+}
+
+impl Transfers {
+    fn start(lab: &Lab) -> Transfers {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let send = || {
+            let is_over = is_over.clone();
+            move |stream: &TcpStream| send_hashed_while(stream, || !is_over.load(Ordering::Relaxed)).unwrap()
+        };
+        let receive = || |stream: &TcpStream| receive_hashed(stream).unwrap().1;
+        let [up, down] = [(SERVER[0], 8000), (SERVER[1], 8001)].map(|(host, port)| address(host, port));
+        let (at_server, from_server) = (receive(), send());
+        let receiver = serve(lab, up, 1, move |stream| at_server(&stream));
+        let sender = serve(lab, down, 1, move |stream| from_server(&stream));
+        let (from_client, at_client) = (send(), receive());
+        let client_sends = lab.spawn("client", move || from_client(&open(up).unwrap()));
+        let client_receives = lab.spawn("client", move || at_client(&open(down).unwrap()));
+        let only =
+            |thread: thread::JoinHandle<Vec<String>>| thread::spawn(|| thread.join().unwrap().remove(0));
+        Transfers { is_over, sent: [client_sends, only(sender)], came: [only(receiver), client_receives] }
+    }
+
+    /// Waits until 20 MB more have gone through the server's interface each way.
+    fn await_progress(&self, lab: &Lab) {
+        for counter in ["rx_bytes", "tx_bytes"] {
+            let file = format!("/sys/class/net/eth0/statistics/{counter}");
+            let seen = || lab.run("server", &["cat", &file]).trim().parse::<u64>().unwrap();
+            let before = seen();
+            assert!(
+                eventually(Duration::from_secs(15), || seen() > before + 20_000_000),
+                "{counter} stands still"
+            );
+        }
+    }
+
+    /// Ends them, octet for octet.
+    fn end(self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        for (sent, came) in self.sent.into_iter().zip(self.came) {
+            assert_eq!(sent.join().unwrap(), came.join().unwrap());
+        }
+    }
+}
+
+/// Row 69: what the process does not see for a while goes on without it.
+fn assert_transfers_go_on_without_a_process(signal: Signal) {
+    let mut lab = protected();
+    let transfers = Transfers::start(&lab);
+    transfers.await_progress(&lab);
+    lab.signal(signal);
+    transfers.await_progress(&lab);
+    lab.start(CONFIG);
+    assert!(lab.log().contains("connections taken over"), "{}", lab.log());
+    lab.assert_metrics(&[("synwall_flows_restored_total", 2)]);
+    transfers.await_progress(&lab);
+    transfers.end();
+    assert!(eventually(Duration::from_secs(10), || lab.metric("synwall_flows", "") == 0), "nothing stays");
+    lab.stop();
+    assert!(!lab.pins().exists());
+}
+
+#[test]
+fn transfers_go_on_over_a_kill_without_a_process_and_with_the_next() {
+    assert_transfers_go_on_without_a_process(Signal::SIGKILL);
+}
+
+#[test]
+fn transfers_go_on_over_an_upgrade() {
+    assert_transfers_go_on_without_a_process(Signal::SIGUSR2);
+}
+
+/// A SYN that nobody would tend to is not answered; its client repeats it, and is served by the next run.
+#[test]
+fn nobody_is_promised_what_nobody_tends_to() {
+    let mut lab = protected();
+    let before = lab.syns_at_server();
+    lab.signal(Signal::SIGKILL);
+    // The program believes in the process for two seconds.
+    thread::sleep(Duration::from_secs(3));
+    let (sent, client) = (Arc::new(AtomicBool::new(false)), address(SERVER[0], 80));
+    let is_sent = sent.clone();
+    let visitor = lab.spawn("client", move || {
+        is_sent.store(true, Ordering::Relaxed);
+        visit(client)
+    });
+    assert!(eventually(Duration::from_secs(5), || sent.load(Ordering::Relaxed)));
+    lab.start(CONFIG);
+    visitor.join().unwrap().unwrap();
+    assert_eq!(lab.syns_at_server() - before, 1);
+    lab.assert_metrics(&[("synwall_cookie_valid_total", 1)]);
+    lab.stop();
+}
+
+#[test]
+fn a_flood_is_answered_in_the_kernel() {
+    let mut lab = protected();
+    lab.script(&["flood", "5"]);
+    let received = || lab.metric("synwall_syn_received_total", "");
+    assert!(eventually(Duration::from_secs(10), || received() > 200_000), "{} SYNs", received());
+    for host in SERVER.iter().cycle().take(100) {
+        lab.within("client", || visit(address(host, 80))).unwrap();
+    }
+    lab.script(&["stop", "flood"]);
+    let (received, sent) = (received(), lab.metric("synwall_synack_sent_total", ""));
+    // What hping3 makes up is now and then no address at all.
+    let bogus = lab.metric("synwall_dropped_total", "bogus_address");
+    assert_eq!(received, sent + bogus, "each SYN got its SYN-ACK");
+    // ACK, request, FIN and what acknowledges them: no SYN comes up.
+    let up = lab.metric("synwall_passed_up_total", "outside");
+    assert!((200..1_000).contains(&up), "{up} of {received} frames came up");
+    lab.assert_metrics(&[("synwall_cookie_valid_total", 100), ("synwall_backend_syn_total", 100)]);
+    lab.stop();
+}
+
+#[test]
+fn an_open_connection_is_translated_in_the_kernel() {
+    let mut lab = protected();
+    let transfers = Transfers::start(&lab);
+    transfers.await_progress(&lab);
+    let before = [
+        lab.metric("synwall_passed_up_total", ""),
+        lab.metric("synwall_packets_total", "verdict=\"forward\""),
+    ];
+    transfers.await_progress(&lab);
+    let after = [
+        lab.metric("synwall_passed_up_total", ""),
+        lab.metric("synwall_packets_total", "verdict=\"forward\""),
+    ];
+    let [up, forwarded] = [after[0] - before[0], after[1] - before[1]];
+    assert!(forwarded > 20_000 && up < forwarded / 1_000, "{up} of {forwarded} frames came up");
+    transfers.end();
+    lab.stop();
+}
+
+/// The plane changes again and again under transfers and new connections, and none of them notices.
+#[test]
+fn the_plane_comes_and_goes_under_load() {
+    let mut lab = protected();
+    let transfers = Transfers::start(&lab);
+    let is_over = Arc::new(AtomicBool::new(false));
+    let visitors: Vec<_> = SERVER
+        .iter()
+        .map(|host| {
+            let (is_over, server) = (is_over.clone(), address(host, 80));
+            lab.spawn("client", move || {
+                let mut visits = 0;
+                while !is_over.load(Ordering::Relaxed) {
+                    visit(server).unwrap();
+                    visits += 1;
+                }
+                visits
+            })
+        })
+        .collect();
+    for kind in ["pnet", "xdp", "pnet", "xdp"] {
+        transfers.await_progress(&lab);
+        let config = format!("{CONFIG}\n[plane]\nkind = {kind:?}\npin = {:?}\n", lab.pins());
+        fs::write(lab.state().join("synwall.toml"), lab.with_socket(&config)).unwrap();
+        kill(lab.pid(), Signal::SIGHUP).unwrap();
+        let is_there = || lab.metric("synwall_plane", &format!("plane={kind:?}")) == 1;
+        assert!(eventually(Duration::from_secs(10), is_there), "no {kind}:\n{}", lab.log());
+        assert_eq!(lab.pins().exists(), kind == "xdp");
+    }
+    transfers.await_progress(&lab);
+    is_over.store(true, Ordering::Relaxed);
+    let visits: u64 = visitors.into_iter().map(|visitor| visitor.join().unwrap()).sum();
+    assert!(visits > 100, "{visits} visits");
+    transfers.end();
+    assert!(eventually(Duration::from_secs(10), || lab.metric("synwall_flows", "") == 0), "nothing stays");
+    lab.assert_metrics(&[("synwall_flows_expired_total", 0)]);
+    lab.stop();
+}
