@@ -10,7 +10,7 @@
 #define SYNWALL_ABI_H
 
 /* Raised with every change below: pinned maps of another version are drained, not adopted. */
-#define ABI_VERSION 1
+#define ABI_VERSION 2
 
 #define MAX_SERVICES 256
 /* One row more than services: what belongs to none. */
@@ -199,6 +199,20 @@ struct flow_key {
 /* A mark counts for this long, milliseconds: longer than anything stays half-open. */
 #define PENDING_LIFE 128000
 
+/*
+ * Map `stamps`: when a connection was last marked in `pending` whose hash ends like this one's, in units of
+ * 2^STAMP_SHIFT milliseconds. Looked at first: `pending` need not be asked about a connection whose stamp is old, which
+ * is nearly every one of a flood. Index: the low bits of the hash, STAMPS_PER_BLOCK to a block.
+ */
+#define STAMP_SHIFT 10
+#define STAMP_BLOCKS 4096
+#define STAMPS_PER_BLOCK 32
+struct stamp_block {
+	__u16 stamps[STAMPS_PER_BLOCK];
+};
+/* As PENDING_LIFE; one more each way, for user space's clock is finer, and marks are older than their unit's begin. */
+#define STAMP_LIFE (PENDING_LIFE / 1024 + 1)
+
 /* Key of `refused`: a server that refused lately; the value is until when that counts, in nanoseconds. */
 struct server_key {
 	__u32 address[4];
@@ -284,7 +298,8 @@ struct port_counters {
 	__u64 originated;
 	/* Passed to the engine, which counts them as received. */
 	__u64 passed_up;
-	__u64 padding[1];
+	/* The meter of probes that were looked at for a cookie: when it would be empty again, nanoseconds. */
+	__u64 probe_meter;
 };
 
 /* Ring `sightings`. */
@@ -309,6 +324,7 @@ ASSERT_ABI(sizeof(struct area) == 40);
 ASSERT_ABI(sizeof(struct port_block) == 64);
 ASSERT_ABI(sizeof(struct prefix_key) == 20);
 ASSERT_ABI(sizeof(struct flow_key) == 36);
+ASSERT_ABI(sizeof(struct stamp_block) == 64);
 ASSERT_ABI(sizeof(struct server_key) == 20);
 ASSERT_ABI(sizeof(struct slot) == 104);
 ASSERT_ABI(sizeof(struct service_counters) == 320);

@@ -83,7 +83,7 @@ static __always_inline int handle_client(const struct settings *settings, struct
 	if (service && (service->flags & SERVICE_REQUIRE_TIMESTAMPS) && !claim.has_timestamps)
 		return DROPPED(DROP_TIMESTAMPS_REQUIRED);
 	if (cookie_is_good(settings, p, &claim))
-		return mark_pending(p);
+		return mark_pending(settings, p);
 	if (service)
 		return refuse(p, service);
 	return slot ? keep_out(p, slot) : GOES_UP;

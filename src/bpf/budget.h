@@ -5,6 +5,7 @@
 
 #include "hash.h"
 #include "maps.h"
+#include "stats.h"
 
 /* A second's worth may come at once. */
 #define BURST 1000000000ULL
@@ -102,6 +103,26 @@ static __always_inline bool take_source(const struct settings *settings, const s
 		return false;
 	*first = one > after ? one : after;
 	*second = other > after ? other : after;
+	return true;
+}
+
+/* Nanoseconds a probe that is looked at for a cookie, and how many may come at once: a quarter of a million a second. */
+#define PROBE_INTERVAL 4000ULL
+#define PROBE_BURST (1024 * PROBE_INTERVAL)
+
+/* Takes the second look at a probe. Each CPU has its own meter. */
+static __always_inline bool take_probe(const struct packet *p)
+{
+	struct port_counters *port = port_counters_of(p);
+	__u64 now, after;
+
+	if (!port)
+		return false;
+	now = bpf_ktime_get_coarse_ns();
+	after = charged(port->probe_meter, now, PROBE_INTERVAL, PROBE_BURST);
+	if (!after)
+		return false;
+	port->probe_meter = after;
 	return true;
 }
 

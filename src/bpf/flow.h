@@ -52,7 +52,7 @@ static __always_inline struct slot *find_in_bucket(struct packet *p, __u32 bucke
 /* The flow of the segment, NULL if there is none. */
 static __always_inline struct slot *find_flow(const struct settings *settings, struct packet *p)
 {
-	__u64 hash = hash_flow(settings, p), buckets = settings->buckets;
+	__u64 hash = p->hash = hash_flow(settings, p), buckets = settings->buckets;
 	__u64 tag = (__u16)(hash >> 13);
 	struct slot *slot;
 

@@ -64,6 +64,9 @@ struct {
 	__type(value, __u32);
 } pending SEC(".maps");
 
+/* Whether it is worth looking there. */
+ARRAY_MAP(stamps, STAMP_BLOCKS, struct stamp_block, BPF_F_MMAPABLE);
+
 /* Servers that refused lately. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);

@@ -68,6 +68,8 @@ struct packet {
 	/* Octets of TCP header, and of the segment. */
 	__u16 header_len;
 	__u16 segment_len;
+	/* Of its connection; of segments that are looked up as a flow. */
+	__u64 hash;
 	/* Of the slot of its flow, before anything else of it was read. */
 	__u32 version;
 	/* The service that it is counted for. */

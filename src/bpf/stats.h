@@ -14,6 +14,14 @@ static __always_inline struct service_counters *service_counters(__u32 service)
 	return bpf_map_lookup_elem(&counters, &row);
 }
 
+/* This CPU's row of the port that the frame came to. */
+static __always_inline struct port_counters *port_counters_of(const struct packet *p)
+{
+	__u32 row = bpf_get_smp_processor_id() * 2 + p->side;
+
+	return bpf_map_lookup_elem(&port_counters, &row);
+}
+
 /* Counts a drop. */
 static __always_inline void count_drop(const struct packet *p, __u32 reason)
 {
@@ -26,8 +34,8 @@ static __always_inline void count_drop(const struct packet *p, __u32 reason)
 /* Counts a frame that arrived, and carries out what was decided of it. */
 static __always_inline int settle(const struct packet *p, int verdict)
 {
-	__u32 row = bpf_get_smp_processor_id() * 2 + p->side, other = !p->side;
-	struct port_counters *port = bpf_map_lookup_elem(&port_counters, &row);
+	struct port_counters *port = port_counters_of(p);
+	__u32 other = !p->side;
 
 	if (!port)
 		return XDP_PASS;

@@ -143,7 +143,7 @@ static __always_inline int challenge(const struct settings *settings, const stru
 	/* The engine lets these through, or repeats what it answers, as long as they are few. */
 	if ((service->mode == MODE_ADAPTIVE || (service->flags & SERVICE_SPEAKS_FIRST)) && !service->pressed) {
 		if (!is_above(service, row, now))
-			return mark_pending(p);
+			return mark_pending(settings, p);
 		service->pressed = 1;
 	}
 	if (is_refused(settings, p, now)) {
@@ -176,12 +176,12 @@ static __always_inline int handle_opening(const struct settings *settings, struc
 		return CROSSES;
 	}
 	if (service->mode == MODE_MONITOR)
-		return mark_pending(p);
+		return mark_pending(settings, p);
 	rule = find_rule(settings, p);
 	if (rule == RULE_DENY)
 		return DROPPED(DROP_DENIED);
 	if (rule == RULE_ALLOW)
-		return mark_pending(p);
+		return mark_pending(settings, p);
 	if (settings->flags & SETTING_DIRECT_FLOWS) {
 		struct slot *slot = find_flow(settings, p);
 

@@ -21,7 +21,7 @@ pub(super) unsafe trait Shared: Sync {}
 unsafe impl Shared for AtomicU64 {}
 
 /// Pinned maps of another version are drained, not adopted.
-pub(super) const ABI_VERSION: u32 = 1;
+pub(super) const ABI_VERSION: u32 = 2;
 
 /// One row more than services: what belongs to none.
 pub(super) const SERVICE_ROWS: usize = MAX_SERVICES + 1;
@@ -127,6 +127,21 @@ const _: () = assert!(size_of::<PortBlock>() == 64);
 // SAFETY: an array of atomics.
 unsafe impl Shared for PortBlock {}
 
+/// Map `stamps`: when a connection was last marked whose hash ends like this one's, in units of 2^[`STAMP_SHIFT`]
+/// milliseconds.
+#[repr(C)]
+pub(super) struct StampBlock {
+    pub(super) stamps: [AtomicU16; STAMPS_PER_BLOCK],
+}
+
+const _: () = assert!(size_of::<StampBlock>() == 64);
+// SAFETY: an array of atomics.
+unsafe impl Shared for StampBlock {}
+
+pub(super) const STAMP_SHIFT: u32 = 10;
+pub(super) const STAMP_BLOCKS: usize = 4096;
+pub(super) const STAMPS_PER_BLOCK: usize = 32;
+
 /// Values of `filter`.
 pub(super) mod rule {
     /// A hole: as if there were no rule.
@@ -213,7 +228,7 @@ pub(super) struct PortCounters {
     pub(super) dropped: AtomicU64,
     pub(super) originated: AtomicU64,
     pub(super) passed_up: AtomicU64,
-    pub(super) padding: [AtomicU64; 1],
+    pub(super) probe_meter: AtomicU64,
 }
 
 const _: () = assert!(size_of::<PortCounters>() == 64);
@@ -243,6 +258,9 @@ mod tests {
         assert_eq!(define("FEW_AREAS"), FEW_AREAS);
         assert_eq!(define("PORT_BLOCK"), PORT_BLOCK);
         assert_eq!(define("SLOTS_PER_BUCKET"), SLOTS_PER_BUCKET);
+        assert_eq!(define("STAMP_SHIFT"), STAMP_SHIFT as usize);
+        assert_eq!(define("STAMP_BLOCKS"), STAMP_BLOCKS);
+        assert_eq!(define("STAMPS_PER_BLOCK"), STAMPS_PER_BLOCK);
     }
 
     #[test]
@@ -264,6 +282,7 @@ mod tests {
             ("area", size_of::<Area>()),
             ("port_block", size_of::<PortBlock>()),
             ("flow_key", KEY_WORDS * 4),
+            ("stamp_block", size_of::<StampBlock>()),
             ("slot", size_of::<Slot>()),
             ("service_counters", size_of::<ServiceCounters>()),
             ("port_counters", size_of::<PortCounters>()),

@@ -35,8 +35,8 @@ impl FastPath for Path {
     }
 
     fn mark_pending(&self, key: &FlowKey) {
-        // The kernel refuses only what it has no memory for: the next segment of the connection tries again.
-        let _ = locked(&self.pending).insert(words(key), millis(clock()), 0);
+        let words = words(key);
+        self.pending.mark(self.table.hash(&words), words, millis(clock()));
     }
 
     fn note_refusal(&self, server: IpAddr, port: u16, life: Duration) {

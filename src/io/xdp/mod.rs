@@ -15,6 +15,7 @@ mod counters;
 mod error;
 mod fast;
 mod maps;
+mod pending;
 mod pin;
 mod policy;
 mod record;
@@ -42,10 +43,11 @@ use crate::engine::Side;
 use attach::Attached;
 use counters::Counting;
 use maps::Sizes;
+use pending::Pending;
 use pin::{Found, Pins};
 use record::Record;
 use sys::Mapped;
-use table::{Key, Table};
+use table::Table;
 use trie::Tries;
 
 /// What a plane is opened with.
@@ -121,7 +123,7 @@ pub struct Path {
     table: Table<Mapped<AtomicU64>, Mapped<abi::Slot>>,
     counters: Counting,
     tries: Mutex<Tries>,
-    pending: Mutex<HashMap<MapData, Key, u32>>,
+    pending: Pending,
     refused: Mutex<HashMap<MapData, [u32; 5], u64>>,
     sightings: Mutex<RingBuf<MapData>>,
 }

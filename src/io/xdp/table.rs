@@ -119,9 +119,14 @@ impl<Tags: Deref<Target = [AtomicU64]>, Slots: Deref<Target = [Slot]>> Table<Tag
         flows
     }
 
+    /// The hash of a connection, whether it is a flow or not.
+    pub(super) fn hash(&self, key: &Key) -> u64 {
+        hash(&self.keys, key)
+    }
+
     /// Where a flow with `key` may be: as `hash.h` has it.
     pub(super) fn places(&self, key: &Key) -> Places {
-        let hash = hash(&self.keys, key);
+        let hash = self.hash(key);
         let buckets = self.tags.len() as u64;
         let place = |half: u64| half.wrapping_mul(buckets) >> 32;
         let [one, two] =
