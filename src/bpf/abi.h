@@ -200,17 +200,20 @@ struct flow_key {
 #define PENDING_LIFE 128000
 
 /*
- * Map `stamps`: when a connection was last marked in `pending` whose hash ends like this one's, in units of
- * 2^STAMP_SHIFT milliseconds. Looked at first: `pending` need not be asked about a connection whose stamp is old, which
- * is nearly every one of a flood. Index: the low bits of the hash, STAMPS_PER_BLOCK to a block.
+ * Map `hints`: what may be known of connections whose hash ends like this one's, so small that a processor keeps it at
+ * hand. Looked at first: neither the flow table nor `pending` need be asked about nearly all that a flood is made of.
+ * Which bits of the hash name a block, a flow's bit and a stamp is said in hash.h and io/xdp/hints.rs.
  */
-#define STAMP_SHIFT 10
-#define STAMP_BLOCKS 4096
-#define STAMPS_PER_BLOCK 32
-struct stamp_block {
-	__u16 stamps[STAMPS_PER_BLOCK];
+#define HINT_BLOCKS 4096
+#define HINT_STAMPS 28
+struct hint_block {
+	/* A bit is set if there is a flow; set before it is admitted, cleared after it is gone, by user space only. */
+	__u64 flows;
+	/* When one was last marked in `pending`, in units of 2^STAMP_SHIFT milliseconds. */
+	__u16 stamps[HINT_STAMPS];
 };
-/* As PENDING_LIFE; one more each way, for user space's clock is finer, and marks are older than their unit's begin. */
+#define STAMP_SHIFT 10
+/* As PENDING_LIFE, and one, for a stamp is of when its unit began. */
 #define STAMP_LIFE (PENDING_LIFE / 1024 + 1)
 
 /* Key of `refused`: a server that refused lately; the value is until when that counts, in nanoseconds. */
@@ -324,7 +327,7 @@ ASSERT_ABI(sizeof(struct area) == 40);
 ASSERT_ABI(sizeof(struct port_block) == 64);
 ASSERT_ABI(sizeof(struct prefix_key) == 20);
 ASSERT_ABI(sizeof(struct flow_key) == 36);
-ASSERT_ABI(sizeof(struct stamp_block) == 64);
+ASSERT_ABI(sizeof(struct hint_block) == 64);
 ASSERT_ABI(sizeof(struct server_key) == 20);
 ASSERT_ABI(sizeof(struct slot) == 104);
 ASSERT_ABI(sizeof(struct service_counters) == 320);

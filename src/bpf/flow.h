@@ -56,6 +56,8 @@ static __always_inline struct slot *find_flow(const struct settings *settings, s
 	__u64 tag = (__u16)(hash >> 13);
 	struct slot *slot;
 
+	if (!may_be_flow(hash))
+		return NULL;
 	if (!tag)
 		tag = 1;
 	slot = find_in_bucket(p, (hash >> 32) * buckets >> 32, tag);

@@ -6,6 +6,7 @@
 #ifndef SYNWALL_HASH_H
 #define SYNWALL_HASH_H
 
+#include "maps.h"
 #include "parse.h"
 
 static __always_inline __u64 hash_pair(const struct settings *settings, int place, __u32 one, __u32 other)
@@ -29,6 +30,31 @@ static __always_inline __u64 hash_flow(const struct settings *settings, const st
 			hash_pair(settings, 0, from[0], from[1]) + hash_pair(settings, 2, from[2], from[3]) +
 				hash_pair(settings, 4, to[0], to[1]) + hash_pair(settings, 6, to[2], to[3]) +
 				hash_pair(settings, 8, p->ports, 0));
+}
+
+/* What may be known of connections with such a hash. */
+static __always_inline struct hint_block *hint_of(__u64 hash)
+{
+	__u32 block = hash % HINT_BLOCKS;
+
+	return bpf_map_lookup_elem(&hints, &block);
+}
+
+/* Which of the block's stamps is the connection's. */
+static __always_inline __u32 stamp_place(__u64 hash)
+{
+	__u32 place = (hash >> 18 & 0xff) * HINT_STAMPS >> 8;
+
+	/* Or the compiler doubles it in the same step, and the verifier loses its bound. */
+	barrier_var(place);
+	return place;
+}
+
+static __always_inline bool may_be_flow(__u64 hash)
+{
+	struct hint_block *hint = hint_of(hash);
+
+	return hint && *(volatile __u64 *)&hint->flows >> (hash >> 12 & 63) & 1;
 }
 
 /* The hash of the client's prefix (IPv4 /24, IPv6 /64) and a service. */

@@ -64,8 +64,8 @@ struct {
 	__type(value, __u32);
 } pending SEC(".maps");
 
-/* Whether it is worth looking there. */
-ARRAY_MAP(stamps, STAMP_BLOCKS, struct stamp_block, BPF_F_MMAPABLE);
+/* Whether it is worth looking there, or among the flows. */
+ARRAY_MAP(hints, HINT_BLOCKS, struct hint_block, BPF_F_MMAPABLE);
 
 /* Servers that refused lately. */
 struct {

@@ -127,20 +127,22 @@ const _: () = assert!(size_of::<PortBlock>() == 64);
 // SAFETY: an array of atomics.
 unsafe impl Shared for PortBlock {}
 
-/// Map `stamps`: when a connection was last marked whose hash ends like this one's, in units of 2^[`STAMP_SHIFT`]
-/// milliseconds.
+/// Map `hints`: what may be known of connections whose hash ends like this one's. See `hints`.
 #[repr(C)]
-pub(super) struct StampBlock {
-    pub(super) stamps: [AtomicU16; STAMPS_PER_BLOCK],
+pub(super) struct HintBlock {
+    /// A bit is set if there is a flow.
+    pub(super) flows: AtomicU64,
+    /// When one was last marked as pending, in units of 2^[`STAMP_SHIFT`] milliseconds.
+    pub(super) stamps: [AtomicU16; HINT_STAMPS],
 }
 
-const _: () = assert!(size_of::<StampBlock>() == 64);
-// SAFETY: an array of atomics.
-unsafe impl Shared for StampBlock {}
+const _: () = assert!(size_of::<HintBlock>() == 64 && offset_of!(HintBlock, stamps) == 8);
+// SAFETY: atomics up to octet 64, by the assert.
+unsafe impl Shared for HintBlock {}
 
+pub(super) const HINT_BLOCKS: usize = 4096;
+pub(super) const HINT_STAMPS: usize = 28;
 pub(super) const STAMP_SHIFT: u32 = 10;
-pub(super) const STAMP_BLOCKS: usize = 4096;
-pub(super) const STAMPS_PER_BLOCK: usize = 32;
 
 /// Values of `filter`.
 pub(super) mod rule {
@@ -259,8 +261,8 @@ mod tests {
         assert_eq!(define("PORT_BLOCK"), PORT_BLOCK);
         assert_eq!(define("SLOTS_PER_BUCKET"), SLOTS_PER_BUCKET);
         assert_eq!(define("STAMP_SHIFT"), STAMP_SHIFT as usize);
-        assert_eq!(define("STAMP_BLOCKS"), STAMP_BLOCKS);
-        assert_eq!(define("STAMPS_PER_BLOCK"), STAMPS_PER_BLOCK);
+        assert_eq!(define("HINT_BLOCKS"), HINT_BLOCKS);
+        assert_eq!(define("HINT_STAMPS"), HINT_STAMPS);
     }
 
     #[test]
@@ -282,7 +284,7 @@ mod tests {
             ("area", size_of::<Area>()),
             ("port_block", size_of::<PortBlock>()),
             ("flow_key", KEY_WORDS * 4),
-            ("stamp_block", size_of::<StampBlock>()),
+            ("hint_block", size_of::<HintBlock>()),
             ("slot", size_of::<Slot>()),
             ("service_counters", size_of::<ServiceCounters>()),
             ("port_counters", size_of::<PortCounters>()),

@@ -16,7 +16,7 @@ use super::abi::{
 use super::areas::MAX_AREAS;
 use super::counters::Counting;
 use super::error::XdpError;
-use super::pending::Pending;
+use super::hints::Hints;
 use super::sys::Mapped;
 use super::table::{self, Table};
 use super::trie::{Trie, Tries};
@@ -75,7 +75,7 @@ impl Sizes {
             other("area_trie", MapType::LpmTrie, 20, 4, MAX_AREAS as u32),
             other("filter", MapType::LpmTrie, 20, 4, 65_536),
             other("pending", MapType::LruHash, 36, 4, self.pending),
-            array("stamps", size_of::<abi::StampBlock>(), abi::STAMP_BLOCKS),
+            array("hints", size_of::<abi::HintBlock>(), abi::HINT_BLOCKS),
             other("refused", MapType::LruHash, 20, 8, 4_096),
             other("sightings", MapType::RingBuf, 0, 0, 256 << 10),
             other("links", MapType::DevMap, 4, 8, 2),
@@ -161,11 +161,12 @@ impl Path {
                 millis(clock()),
                 mapped(ebpf, sizes, "tags")?,
                 mapped(ebpf, sizes, "slots")?,
+                Hints::new(mapped(ebpf, sizes, "hints")?),
                 keys,
             ),
             counters: Counting::new(mapped(ebpf, sizes, "counters")?, mapped(ebpf, sizes, "port_counters")?),
             tries: Mutex::new(tries),
-            pending: Pending::new(hash_map(ebpf, "pending")?, mapped(ebpf, sizes, "stamps")?),
+            pending: Mutex::new(hash_map(ebpf, "pending")?),
             refused: Mutex::new(hash_map(ebpf, "refused")?),
             sightings: Mutex::new(ring),
         })

@@ -14,8 +14,8 @@ mod attach;
 mod counters;
 mod error;
 mod fast;
+mod hints;
 mod maps;
-mod pending;
 mod pin;
 mod policy;
 mod record;
@@ -43,11 +43,10 @@ use crate::engine::Side;
 use attach::Attached;
 use counters::Counting;
 use maps::Sizes;
-use pending::Pending;
 use pin::{Found, Pins};
 use record::Record;
 use sys::Mapped;
-use table::Table;
+use table::{Key, Table};
 use trie::Tries;
 
 /// What a plane is opened with.
@@ -120,10 +119,10 @@ pub struct Path {
     services: Mapped<abi::Service>,
     areas: Mapped<abi::Area>,
     ports: Mapped<abi::PortBlock>,
-    table: Table<Mapped<AtomicU64>, Mapped<abi::Slot>>,
+    table: Table<Mapped<AtomicU64>, Mapped<abi::Slot>, Mapped<abi::HintBlock>>,
     counters: Counting,
     tries: Mutex<Tries>,
-    pending: Pending,
+    pending: Mutex<HashMap<MapData, Key, u32>>,
     refused: Mutex<HashMap<MapData, [u32; 5], u64>>,
     sightings: Mutex<RingBuf<MapData>>,
 }
