@@ -150,8 +150,15 @@ struct budget {
 	__u64 padding[6];
 };
 
-/* Map `source_budgets`, two rows of this many __u64: the same for each source prefix (IPv4 /24, IPv6 /64) and service. */
-#define SOURCE_ROW 32768
+/*
+ * Map `source_budgets`: the same for each source prefix (IPv4 /24, IPv6 /64) and what it is for. A prefix has two cells of
+ * a block, so that a processor fetches one line of memory for both.
+ */
+#define SOURCE_BLOCKS 8192
+#define SOURCE_CELLS 8
+struct source_cells {
+	__u64 cells[SOURCE_CELLS];
+};
 
 /*
  * Map `areas`: protected prefixes, the longest first; and map `area_trie`, of struct prefix_key to __u32, the index in
@@ -301,8 +308,17 @@ struct port_counters {
 	__u64 originated;
 	/* Passed to the engine, which counts them as received. */
 	__u64 passed_up;
-	/* The meter of probes that were looked at for a cookie: when it would be empty again, nanoseconds. */
+	__u64 padding;
+	/* The program's own, from here: the clock as it was read at this tick of the kernel, until the next one. */
+	__u64 tick;
+	__u64 nanos;
+	__u64 millis;
+	/* Meters: when each would be empty again, nanoseconds. Probes that were looked at for a cookie. */
 	__u64 probe_meter;
+	/* Odd frames, and segments of connections that are being opened, that went up. */
+	__u64 odd_meter;
+	__u64 opening_meter;
+	__u64 rest[2];
 };
 
 /* Ring `sightings`. */
@@ -331,7 +347,8 @@ ASSERT_ABI(sizeof(struct hint_block) == 64);
 ASSERT_ABI(sizeof(struct server_key) == 20);
 ASSERT_ABI(sizeof(struct slot) == 104);
 ASSERT_ABI(sizeof(struct service_counters) == 320);
-ASSERT_ABI(sizeof(struct port_counters) == 64);
+ASSERT_ABI(sizeof(struct port_counters) == 128);
+ASSERT_ABI(sizeof(struct source_cells) == 64);
 ASSERT_ABI(sizeof(struct sighting) == 24);
 #endif
 

@@ -53,10 +53,10 @@ static __always_inline int meet(const struct settings *settings, const struct pa
 /* Refuses an ACK without a flow that returns no cookie. */
 static __always_inline int refuse(const struct packet *p, const struct service *service)
 {
-	struct service_counters *row = service_counters(p->service);
+	struct service_counters *row = service_counters(p);
 
 	if ((service->flags & SERVICE_RESET_UNKNOWN) &&
-	    take_reset(service, p->service, bpf_ktime_get_coarse_ns()))
+	    take_reset(service, p->service, now_in_nanos(p)))
 		return GOES_UP;
 	if (row)
 		row->cookie_invalid++;

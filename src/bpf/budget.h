@@ -3,6 +3,7 @@
 #ifndef SYNWALL_BUDGET_H
 #define SYNWALL_BUDGET_H
 
+#include "clock.h"
 #include "hash.h"
 #include "maps.h"
 #include "stats.h"
@@ -78,27 +79,31 @@ static __always_inline bool take_synack(const struct service *service, struct se
 }
 
 /*
- * Takes a SYN out of the budget of its source prefix: a sketch of two rows, refused only if both cells are spent. Two CPUs
- * at once may count one event for two: a budget is a bound, not a ledger.
+ * Takes a frame out of the budget of its source prefix, at `interval` nanoseconds each: a sketch, refused only if both cells
+ * are spent. Two CPUs at once may count one event for two: a budget is a bound, not a ledger.
  */
-static __always_inline bool take_source(const struct settings *settings, const struct packet *p,
-					const struct service *service, __u64 now)
+static __always_inline bool take_source(const struct settings *settings, const struct packet *p, __u32 what,
+					__u64 interval, __u64 now)
 {
 	__u64 hash, after, one, other, *first, *second;
+	struct source_cells *block;
 	__u32 place;
 
-	if (!service->source_interval)
+	if (!interval)
 		return true;
-	hash = hash_source(settings, p);
-	place = hash & (SOURCE_ROW - 1);
-	first = bpf_map_lookup_elem(&source_budgets, &place);
-	place = SOURCE_ROW + (hash >> 32 & (SOURCE_ROW - 1));
-	second = bpf_map_lookup_elem(&source_budgets, &place);
-	if (!first || !second)
+	hash = hash_source(settings, p, what);
+	place = hash % SOURCE_BLOCKS;
+	block = bpf_map_lookup_elem(&source_budgets, &place);
+	if (!block)
 		return true;
+	place = hash >> 32;
+	first = &block->cells[place % SOURCE_CELLS];
+	/* One of the others. */
+	place += 1 + ((hash >> 35 & 0xff) * (SOURCE_CELLS - 1) >> 8);
+	second = &block->cells[place % SOURCE_CELLS];
 	one = settled(*first, now, BURST);
 	other = settled(*second, now, BURST);
-	after = charged(one < other ? one : other, now, service->source_interval, BURST);
+	after = charged(one < other ? one : other, now, interval, BURST);
 	if (!after)
 		return false;
 	*first = one > after ? one : after;
@@ -113,16 +118,11 @@ static __always_inline bool take_source(const struct settings *settings, const s
 /* Takes the second look at a probe. Each CPU has its own meter. */
 static __always_inline bool take_probe(const struct packet *p)
 {
-	struct port_counters *port = port_counters_of(p);
-	__u64 now, after;
+	__u64 now = now_in_nanos(p), after = charged(p->port->probe_meter, now, PROBE_INTERVAL, PROBE_BURST);
 
-	if (!port)
-		return false;
-	now = bpf_ktime_get_coarse_ns();
-	after = charged(port->probe_meter, now, PROBE_INTERVAL, PROBE_BURST);
 	if (!after)
 		return false;
-	port->probe_meter = after;
+	p->port->probe_meter = after;
 	return true;
 }
 

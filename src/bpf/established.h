@@ -111,14 +111,14 @@ static __always_inline int keep_out(const struct packet *p, struct slot *slot)
 {
 	if (!(slot->flags & FLOW_DIRECT))
 		return DROPPED(DROP_OUT_OF_WINDOW);
-	note(p, slot, now_in_millis());
+	note(p, slot, now_in_millis(p));
 	return CROSSES;
 }
 
 /* Translates an acceptable segment, unless there is more to say of it than that. */
 static __always_inline int pass_on(const struct packet *p, struct slot *slot)
 {
-	__u32 now = now_in_millis();
+	__u32 now = now_in_millis(p);
 	struct places places;
 
 	if (slot->flags & FLOW_DIRECT) {

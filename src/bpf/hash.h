@@ -57,15 +57,15 @@ static __always_inline bool may_be_flow(__u64 hash)
 	return hint && *(volatile __u64 *)&hint->flows >> (hash >> 12 & 63) & 1;
 }
 
-/* The hash of the client's prefix (IPv4 /24, IPv6 /64) and a service. */
-static __always_inline __u64 hash_source(const struct settings *settings, const struct packet *p)
+/* The hash of the client's prefix (IPv4 /24, IPv6 /64) and what it is asked for. */
+static __always_inline __u64 hash_source(const struct settings *settings, const struct packet *p, __u32 what)
 {
 	const __u32 *from = p->client;
 	/* What begins like a multicast address is no source of IPv6 (RFC 4291 §2.7). */
 	__u32 high = p->is_v6 ? from[0] : bpf_htonl(0xff000004);
 	__u32 low = p->is_v6 ? from[1] : from[3] & bpf_htonl(0xffffff00);
 
-	return hash_mix(settings, hash_pair(settings, 0, high, low) + hash_pair(settings, 2, p->service, 0));
+	return hash_mix(settings, hash_pair(settings, 0, high, low) + hash_pair(settings, 2, what, 0));
 }
 
 #endif

@@ -46,6 +46,9 @@
 /* A frame, and what was read from it. Kept in registers, so never given to a function that is not inlined. */
 struct packet {
 	struct xdp_md *ctx;
+	/* This CPU, and its row of the port that the frame came to. */
+	__u32 cpu;
+	struct port_counters *port;
 	void *data;
 	void *end;
 	/* Octets of the frame as it came. */

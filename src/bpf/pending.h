@@ -3,21 +3,15 @@
 #ifndef SYNWALL_PENDING_H
 #define SYNWALL_PENDING_H
 
+#include "clock.h"
 #include "hash.h"
 #include "maps.h"
 #include "parse.h"
 
-#define NANOS_PER_MILLI 1000000
-
-static __always_inline __u32 now_in_millis(void)
-{
-	return bpf_ktime_get_coarse_ns() / NANOS_PER_MILLI;
-}
-
 /* Has the connection's segments passed up from now on. */
 static __always_inline int mark_pending(const struct settings *settings, const struct packet *p)
 {
-	__u32 now = now_in_millis();
+	__u32 now = now_in_millis(p);
 	struct flow_key key = flow_key(p);
 	__u64 hash = hash_flow(settings, p);
 	struct hint_block *hint = hint_of(hash);
@@ -31,7 +25,7 @@ static __always_inline int mark_pending(const struct settings *settings, const s
 /* Whether the connection was marked, for a segment that was looked up as a flow. */
 static __always_inline bool is_pending(const struct packet *p)
 {
-	__u32 now = now_in_millis(), *marked;
+	__u32 now = now_in_millis(p), *marked;
 	struct flow_key key;
 	struct hint_block *hint = hint_of(p->hash);
 	__u16 age;

@@ -81,7 +81,9 @@ static __always_inline int handle(struct xdp_md *ctx, __u8 side)
 	__u32 only = 0;
 	struct settings *rules = bpf_map_lookup_elem(&settings, &only);
 
-	if (!rules)
+	p.cpu = bpf_get_smp_processor_id();
+	p.port = port_row(&p);
+	if (!rules || !p.port)
 		return XDP_PASS;
 	p.nothing = rules->version >> 16 & 63;
 	return settle(&p, handle_frame(rules, &p));

@@ -230,11 +230,13 @@ pub(super) struct PortCounters {
     pub(super) dropped: AtomicU64,
     pub(super) originated: AtomicU64,
     pub(super) passed_up: AtomicU64,
-    pub(super) probe_meter: AtomicU64,
+    pub(super) padding: AtomicU64,
+    /// The program's own: its clock and meters.
+    pub(super) private: [AtomicU64; 8],
 }
 
-const _: () = assert!(size_of::<PortCounters>() == 64);
-// SAFETY: atomics up to octet 64, by the assert.
+const _: () = assert!(size_of::<PortCounters>() == 128 && offset_of!(PortCounters, private) == 64);
+// SAFETY: atomics up to octet 128, by the assert.
 unsafe impl Shared for PortCounters {}
 
 /// Octets of a `struct sighting`.

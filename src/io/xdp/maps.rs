@@ -65,7 +65,7 @@ impl Sizes {
             array("settings", size_of::<Settings>(), 1),
             array("services", size_of::<abi::Service>(), SERVICE_ROWS),
             array("budgets", 64, SERVICE_ROWS),
-            array("source_budgets", 8, 65_536),
+            array("source_budgets", 64, 8_192),
             array("areas", size_of::<abi::Area>(), MAX_AREAS),
             array("ports", size_of::<abi::PortBlock>(), MAX_AREAS.saturating_mul(PORT_BLOCKS)),
             array("tags", size_of::<AtomicU64>(), buckets),
