@@ -66,6 +66,8 @@ enum {
 	SETTING_DIRECT_FLOWS = 1 << 2,
 	/* There are more areas than are looked through one by one: area_trie knows them all. */
 	SETTING_MANY_AREAS = 1 << 3,
+	/* There may be flows of services that are protected no more. */
+	SETTING_LINGERING = 1 << 4,
 };
 
 #define HASH_KEYS 11
@@ -315,9 +317,9 @@ struct port_counters {
 	__u64 millis;
 	/* Meters: when each would be empty again, nanoseconds. Probes that were looked at for a cookie. */
 	__u64 probe_meter;
-	/* Odd frames, and segments of connections that are being opened, that went up. */
+	/* Odd frames, and segments of clients, that went up: see up.h. */
 	__u64 odd_meter;
-	__u64 opening_meter;
+	__u64 wanted_meter;
 	__u64 rest[2];
 };
 

@@ -160,7 +160,7 @@ static __always_inline int parse_icmp(const struct packet *p, void *message)
 		return CROSSES;
 	if (octet[protocol] == IPPROTO_UDP || octet[protocol] == IPPROTO_ICMP || octet[protocol] == IPPROTO_ICMPV6)
 		return CROSSES;
-	return GOES_UP;
+	return IS_ERROR;
 }
 
 /* Finds the TCP header behind an IPv4 header. */
@@ -187,7 +187,7 @@ static __always_inline int parse_v4(struct packet *p)
 	if (ip->protocol == IPPROTO_ICMP && p->is_fragment)
 		return CROSSES;
 	if (ip->ihl != 5)
-		return GOES_UP;
+		return ip->protocol == IPPROTO_ICMP ? IS_ERROR : IS_ODD;
 	if (ip->protocol == IPPROTO_ICMP)
 		return parse_icmp(p, ip + 1);
 	/* Worth nothing without the first fragment, which is judged; but one that overlaps its header is (RFC 3128). */
@@ -224,7 +224,7 @@ static __always_inline int parse_v6(struct packet *p)
 	if (len + V6_LEN > octets_left(p, ip))
 		return IS_MALFORMED;
 	if (is_extension(ip->nexthdr))
-		return GOES_UP;
+		return IS_ODD;
 	if (ip->nexthdr == IPPROTO_ICMPV6)
 		return parse_icmp(p, ip + 1);
 	if (ip->nexthdr != IPPROTO_TCP)

@@ -133,7 +133,7 @@ static __always_inline int challenge(const struct settings *settings, const stru
 	int verdict = screen_opening(settings, p);
 	__u64 now;
 
-	if (verdict == GOES_UP)
+	if (verdict == IS_WANTED)
 		return verdict;
 	if (verdict != CONTINUE) {
 		row->syn_received++;
@@ -186,7 +186,7 @@ static __always_inline int handle_opening(const struct settings *settings, struc
 		struct slot *slot = find_flow(settings, p);
 
 		if (slot && (slot->flags & FLOW_DIRECT))
-			return GOES_UP;
+			return IS_WANTED;
 	}
 	return challenge(settings, p, service, row);
 }

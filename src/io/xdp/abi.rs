@@ -36,6 +36,8 @@ pub(super) mod setting {
     pub(in super::super) const DIRECT_FLOWS: u32 = 1 << 2;
     /// There are more areas than are looked through one by one.
     pub(in super::super) const MANY_AREAS: u32 = 1 << 3;
+    /// There may be flows of services that are protected no more.
+    pub(in super::super) const LINGERING: u32 = 1 << 4;
 }
 
 /// Secrets of the program's hashes.
