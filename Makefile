@@ -6,7 +6,7 @@ SHELL := bash
 LAB := deploy/lab/lab
 MUTANTS := 27.1.0
 SCRIPTS := .ci/run deploy/grafana/check-types deploy/hooks/webhook deploy/lab/lab deploy/lab/demo deploy/lab/deps \
-	fuzz/run fuzz/grow
+	fuzz/run fuzz/grow tests/netns/both-planes
 
 .PHONY: help deps demo test unit sim fuzz mutants xdp xdp-profile netns bench dashboard-types dashboard-picture fmt clippy core docs shellcheck build lab-up lab-down
 
@@ -59,16 +59,25 @@ mutants: ## mutation testing of cookies and translation, about half an hour: doc
 
 xdp: deps ## the XDP program against the engine: vectors, random frames, its size; XDP_SEED=, XDP_FRAMES= for other ones
 	cargo test --release --test xdp -- --test-threads=1
+<<<<<<< HEAD
 
 xdp-profile: deps ## how large the program is, and what a packet of each kind costs one by one
 	cargo test --release --test xdp -- --test-threads=1 --nocapture size::
 
 netns: deps ## real kernels, real packets: one lab after another
 	cargo test --release --test netns -- --test-threads=1
+=======
+>>>>>>> main
 
-bench: deps ## against plain forwarding and the kernel's synproxy, in one run
-	cargo build --release --bin synwall --example lab_flood
-	benches/lab/run
+xdp-profile: deps ## how large the program is, and what a packet of each kind costs one by one
+	cargo test --release --test xdp -- --test-threads=1 --nocapture size::
+
+netns: deps ## real kernels, real packets: one lab after another
+	tests/netns/both-planes
+
+bench: deps ## against plain forwarding, the kernel's synproxy and bare XDP, in one run: docs/performance.md; about half an hour
+	cargo build --release --bin synwall --example lab_load
+	benches/lab/run --document $(BENCH)
 
 dashboard-types: ## the dashboard against the types of @grafana/schema; needs npm, so it is no part of test
 	deploy/grafana/check-types

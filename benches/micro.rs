@@ -1,15 +1,23 @@
-//! What one packet costs in each part of the core: `cargo bench --bench micro`.
+//! What one packet costs in each part of the core: `cargo bench --bench micro`. Minting and checking a cookie; the tables,
+//! small and large; a frame through the whole engine, translation included.
 
 #![allow(missing_docs, reason = "criterion's macro declares a public function")]
 
 use std::hint::black_box;
+use std::net::Ipv4Addr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main};
 use synwall::cookie::{KeyRing, MasterKey, Offer, Tuple, check, mint};
 use synwall::engine::policy::{Budgets, Limits, Mode, Policy, PortSet, Prefix, Service};
 use synwall::engine::{Engine, Keys, Outbox, Shared, Side, Verdict};
+use synwall::table::budget::PrefixBudgets;
+use synwall::table::capped::{CappedMap, Caps, Grouped, Refused};
+use synwall::table::flow_key::{FlowKey, TableHasher};
+use synwall::table::timers::Timers;
 use synwall::time::{Instant, WallClock};
 use synwall::wire::buffer::FrameBuf;
 use synwall::wire::build::SegmentSpec;
@@ -52,6 +60,78 @@ fn tuple<A: Into<std::net::IpAddr>>(source: A, destination: A) -> Tuple {
         source_port: 40_000,
         destination_port: 443,
     }
+}
+
+/// The tables with a thousand entries and with a million: what grows must not cost more but for the memory's caches.
+fn table(c: &mut Criterion) {
+    let mut group = c.benchmark_group("table");
+    for (name, len) in [("thousand", 1_000), ("million", 1_000_000)] {
+        map(&mut group, name, len);
+        let (now, mut timers) = (Instant::ZERO, Timers::new(Instant::ZERO));
+        for number in 0..len {
+            timers.arm(key(number), (), now, now.after(Duration::from_secs(60)));
+        }
+        group.bench_function(format!("timer-armed-and-due/{name}"), |b| {
+            b.iter(|| {
+                timers.arm(key(len), (), now, now);
+                timers.pop_due(now).expect("it is due")
+            });
+        });
+    }
+    let (budgets, mut number) = (PrefixBudgets::new(TableHasher::new([1, 2])), 0);
+    group.bench_function("prefix-budget", |b| {
+        b.iter(|| {
+            number = (number + 1) % (1 << 24);
+            budgets.take(key(number).client(), 1, Instant::from_nanos(1), NonZeroU32::new(10_000))
+        });
+    });
+    group.finish();
+}
+
+fn map(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, len: u32) {
+    let map = CappedMap::new(TableHasher::new([1, 2]), 1);
+    let caps = |all| Caps { all, group: all, share: all };
+    let room = caps(1 << 21);
+    for number in 0..len {
+        map.admit(key(number), Entry([0; 16]), room).expect("room");
+    }
+    // Scattered, so that each look-up meets another entry.
+    let mut state = 0_u32;
+    let mut next = move || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        ((u64::from(state) * u64::from(len)) >> 32) as u32
+    };
+    group.bench_function(format!("found/{name}"), |b| {
+        b.iter(|| map.with(&key(next()), |entry| entry.0[0] += 1).expect("an entry"));
+    });
+    group.bench_function(format!("not-found/{name}"), |b| {
+        b.iter(|| assert!(!map.contains(&key(len + next()))));
+    });
+    group.bench_function(format!("admitted-and-removed/{name}"), |b| {
+        b.iter(|| {
+            let key = key(len + next());
+            map.admit(key, Entry([0; 16]), room).expect("room");
+            map.remove_if(&key, |_| true)
+        });
+    });
+    group.bench_function(format!("refused-when-full/{name}"), |b| {
+        let full = caps(len as usize);
+        b.iter(|| assert_eq!(map.admit(key(len + next()), Entry([0; 16]), full), Err(Refused::Full)));
+    });
+}
+
+/// As large as a flow.
+struct Entry([u64; 16]);
+
+impl Grouped for Entry {
+    fn group(&self) -> usize {
+        0
+    }
+}
+
+fn key(number: u32) -> FlowKey {
+    let client = Ipv4Addr::from(0x0a00_0000 + number);
+    FlowKey::new(client.into(), 40_000, [198, 18, 255, 2].into(), 443)
 }
 
 /// The engine on one frame: a SYN answered, a forged ACK refused, a segment translated, a frame that is not ours.
@@ -187,5 +267,5 @@ fn told(frame: &[u8]) -> (SeqNumber, u32) {
     (segment.seq(), segment.options().timestamps().map_or(0, |(value, _)| value))
 }
 
-criterion_group!(benches, cookie, engine);
+criterion_group!(benches, cookie, table, engine);
 criterion_main!(benches);

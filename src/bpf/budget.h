@@ -96,6 +96,7 @@ static __always_inline bool take_source(const struct settings *settings, const s
 	block = bpf_map_lookup_elem(&source_budgets, &place);
 	if (!block)
 		return true;
+<<<<<<< HEAD
 	place = hash >> 32;
 	first = &block->cells[place % SOURCE_CELLS];
 	/* One of the others. */
@@ -104,6 +105,11 @@ static __always_inline bool take_source(const struct settings *settings, const s
 	one = settled(*first, now, BURST);
 	other = settled(*second, now, BURST);
 	after = charged(one < other ? one : other, now, interval, BURST);
+=======
+	one = settled(*first, now, BURST);
+	other = settled(*second, now, BURST);
+	after = charged(one < other ? one : other, now, service->source_interval, BURST);
+>>>>>>> main
 	if (!after)
 		return false;
 	*first = one > after ? one : after;

@@ -10,7 +10,8 @@ use crate::control::status::{Port, Service, Status};
 pub(super) fn status(status: &Status) -> String {
     let key = status.key_epoch.map_or("no cookie key".to_owned(), |epoch| format!("key epoch {epoch}"));
     let (health, up) = (status.health.label(), duration(status.uptime_seconds));
-    let mut page = format!("synwall {}: {health}, up {up}, {key}\n", status.version);
+    let mut page =
+        format!("synwall {}: {health}, up {up}, {key}, {}\n", status.version, status.plane.label());
     status.problems.iter().for_each(|problem| line(&mut page, format_args!("  problem: {problem}")));
     status.ports.iter().for_each(|port| line(&mut page, format_args!("{}", show_port(port))));
     line(&mut page, format_args!("flows    {}", flow_counts(status)));

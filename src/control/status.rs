@@ -14,7 +14,7 @@ use crate::engine::policy::Mode;
 use crate::engine::stats::ServiceRowValues;
 use crate::engine::{DropReason, ServiceSnapshot, Side, Snapshot};
 use crate::io::IoSnapshot;
-use crate::metrics::Sample;
+use crate::metrics::{PlaneSample, Sample};
 
 /// Everything.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -29,6 +29,8 @@ pub struct Status {
     pub time: f64,
     /// Seconds since the start.
     pub uptime_seconds: f64,
+    /// What moves the frames.
+    pub plane: Plane,
     /// The two ports.
     pub ports: Vec<Port>,
     /// In the order of the configuration; services that a reload removed are not among them.
@@ -175,6 +177,33 @@ pub struct Surroundings<'a> {
     pub uptime_seconds: f64,
 }
 
+/// What moves the frames.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Plane {
+    /// `xdp` or `pnet`.
+    pub kind: String,
+    /// How the XDP program is attached, `native` or `generic`; else `none`.
+    pub mode: String,
+    /// Why raw sockets were chosen where XDP might have been, in a word.
+    pub reason: Option<String>,
+}
+
+impl Plane {
+    fn of(sample: &PlaneSample) -> Plane {
+        let PlaneSample { kind, mode, reason, .. } = sample;
+        Plane { kind: (*kind).into(), mode: (*mode).into(), reason: reason.map(str::to_owned) }
+    }
+
+    /// In two words.
+    pub fn label(&self) -> String {
+        match (self.mode.as_str(), &self.reason) {
+            ("none", None) => self.kind.clone(),
+            ("none", Some(reason)) => format!("{} ({reason})", self.kind),
+            (mode, _) => format!("{} {mode}", self.kind),
+        }
+    }
+}
+
 impl Status {
     /// The status at the moment of `sample`.
     pub fn new(sample: &Sample, around: &Surroundings<'_>) -> Status {
@@ -191,6 +220,7 @@ impl Status {
             problems,
             time: around.time,
             uptime_seconds: around.uptime_seconds,
+            plane: Plane::of(&sample.plane),
             ports: ports(engine, io),
             services: services(sample, around.configured_modes),
             unserved_dropped: dropped(&engine.unserved),

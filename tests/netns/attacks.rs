@@ -19,7 +19,7 @@ use crate::traffic::address;
 /// Random sources: named, told to the hook, and over when the flood is.
 #[test]
 fn a_flood_from_forged_sources_is_named_and_has_a_beginning_and_an_end() {
-    let mut lab = Lab::up(&[]);
+    let mut lab = Lab::up_to_wait(&[]);
     let hook = Hook::write(&lab);
     lab.start(&(adaptive() + &hook.config()));
     lab.script(&["flood", "10"]);

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::thread;
 use std::time::Duration;
 
-use crate::lab::{Lab, SERVER, eventually};
+use crate::lab::{CONFIG, Lab, SERVER, eventually};
 use crate::traffic::{address, get, open, read, receive_hashed, send_hashed, serve, visit};
 
 #[test]
@@ -42,7 +42,8 @@ fn keep_alive_carries_a_thousand_requests() {
 
 #[test]
 fn long_lived_connection_speaks_both_ways_between_pauses() {
-    let lab = Lab::protected(&[]);
+    let mut lab = Lab::up_to_wait(&[]);
+    lab.start(CONFIG);
     for host in SERVER {
         let server = serve(&lab, address(host, 8000), 1, |mut stream| {
             for pause in PAUSES {

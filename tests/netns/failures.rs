@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::capture::Capture;
-use crate::lab::{Lab, SERVER, eventually};
+use crate::lab::{CONFIG, Lab, SERVER, eventually};
 use crate::traffic::{address, open, read, serve};
 
 /// Row 37.
@@ -33,7 +33,8 @@ fn refused_port_resets_the_first_client_and_refuses_the_next() {
 /// Row 36.
 #[test]
 fn silent_server_gets_four_syns_and_its_client_a_reset_after_15_s() {
-    let lab = Lab::protected(&[]);
+    let mut lab = Lab::up_to_wait(&[]);
+    lab.start(CONFIG);
     lab.run("server", &["nft", "add rule netdev lab ingress tcp dport 8002 drop"]);
     let before = lab.syns_at_server();
     let waited = lab.within("client", || {

@@ -5,10 +5,10 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{Flock, FlockArg};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -19,18 +19,28 @@ pub(crate) const SERVER: [&str; 2] = ["198.18.255.2", "2001:db8:255::2"];
 pub(crate) struct Lab {
     name: String,
     program: Option<Child>,
-    _alone: MutexGuard<'static, ()>,
+    _turn: Flock<File>,
 }
 
 impl Lab {
     /// Makes one with nothing in the box; `options` as `lab up` takes them.
     pub(crate) fn up(options: &[&str]) -> Lab {
-        static ALONE: Mutex<()> = Mutex::new(());
+        Lab::up_in_turn(FlockArg::LockExclusive, options)
+    }
+
+    /// The same for a test that mostly waits, beside others of its kind.
+    pub(crate) fn up_to_wait(options: &[&str]) -> Lab {
+        Lab::up_in_turn(FlockArg::LockShared, options)
+    }
+
+    /// Laboratories share the machine's cores, those of other runs, too.
+    fn up_in_turn(turn: FlockArg, options: &[&str]) -> Lab {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let file = File::create("/run/lock/synwall-lab").unwrap();
+        let turn = Flock::lock(file, turn).map_err(|(_, error)| error).unwrap();
         remove_leftovers();
         let name = format!("t{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
-        let lab = Lab { name, program: None, _alone: alone };
+        let lab = Lab { name, program: None, _turn: turn };
         let fit: &[&str] = if plane() == "xdp" { &["--xdp"] } else { &[] };
         lab.script(&[&["up"], fit, options].concat());
         lab

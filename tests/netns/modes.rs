@@ -24,7 +24,7 @@ const NEVER_CHALLENGES: &str =
 /// phase.
 #[test]
 fn a_client_notices_neither_the_flood_nor_that_challenging_begins_and_ends() {
-    let mut lab = Lab::up(&["--backlog", "256"]);
+    let mut lab = Lab::up_to_wait(&["--backlog", "256"]);
     lab.start(&adaptive("min_active = \"5s\""));
     let is_over = Arc::new(AtomicBool::new(false));
     let steady = Steady::start(&lab, &is_over);

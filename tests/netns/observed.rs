@@ -18,7 +18,7 @@ use crate::traffic::{address, visit};
 
 #[test]
 fn prometheus_shows_a_flood_on_every_panel_and_alerts_as_it_should() {
-    let mut lab = Lab::up(&["--backlog", "256"]);
+    let mut lab = Lab::up_to_wait(&["--backlog", "256"]);
     lab.start(&config(&lab));
     let prometheus = Prometheus::start(&lab);
     let clients = Clients::come(&lab);

@@ -4,7 +4,11 @@ use std::net::SocketAddr;
 
 use synwall::engine::{Side, Verdict};
 
+<<<<<<< HEAD
 use crate::kinds::Maker;
+=======
+use crate::maker::Maker;
+>>>>>>> main
 use crate::packets::frames::*;
 use crate::packets::vector::Ends;
 use crate::world::World;

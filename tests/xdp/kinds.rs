@@ -1,3 +1,4 @@
+<<<<<<< HEAD
 //! Random frames, kind by kind.
 
 use std::net::SocketAddr;
@@ -8,6 +9,14 @@ use crate::flows::{Live, Place};
 use crate::odd;
 use crate::packets::frames::*;
 use crate::random::Random;
+=======
+//! The kinds of random frames.
+
+use synwall::engine::Side;
+
+use crate::maker::Maker;
+use crate::odd;
+>>>>>>> main
 use crate::world::World;
 
 /// A kind of frame.
@@ -17,6 +26,7 @@ pub struct Kind {
     pub weight: usize,
     /// How many percent of it the program may leave to the engine.
     pub most_up: usize,
+<<<<<<< HEAD
     pub make: fn(&mut Maker, &World) -> Option<(Side, Vec<u8>)>,
 }
 
@@ -34,6 +44,13 @@ pub struct Maker {
     /// Returned, and not yet open.
     pub pending: Vec<Live>,
 }
+=======
+    pub make: Make,
+}
+
+/// Makes a frame, if there is what it would aim at.
+type Make = fn(&mut Maker, &World) -> Option<(Side, Vec<u8>)>;
+>>>>>>> main
 
 pub const KINDS: &[Kind] = &[
     Kind { name: "SYN", weight: 16, most_up: 0, make: |m, _| Some(m.syn()) },
@@ -41,9 +58,15 @@ pub const KINDS: &[Kind] = &[
     Kind { name: "SYN, let through", weight: 2, most_up: 100, make: |m, _| Some(m.quiet_syn()) },
     Kind { name: "cookie, good", weight: 5, most_up: 100, make: |m, _| m.good_cookie() },
     Kind { name: "cookie, forged", weight: 10, most_up: 0, make: |m, _| m.forged_cookie() },
+<<<<<<< HEAD
     Kind { name: "flow, from client", weight: 12, most_up: 0, make: |m, w| m.flow(w, Side::Client) },
     Kind { name: "flow, from server", weight: 12, most_up: 0, make: |m, w| m.flow(w, Side::Server) },
     Kind { name: "flow, outside the window", weight: 4, most_up: 0, make: Maker::outside },
+=======
+    Kind { name: "flow, from client", weight: 12, most_up: 2, make: |m, w| m.flow(w, Side::Client) },
+    Kind { name: "flow, from server", weight: 12, most_up: 2, make: |m, w| m.flow(w, Side::Server) },
+    Kind { name: "flow, outside the window", weight: 4, most_up: 2, make: Maker::outside },
+>>>>>>> main
     Kind { name: "flow, rare options", weight: 4, most_up: 100, make: Maker::rare },
     Kind { name: "flow, its end", weight: 1, most_up: 100, make: Maker::end },
     Kind { name: "flow, ending", weight: 3, most_up: 100, make: Maker::ending },
@@ -75,6 +98,7 @@ pub const MANY_TARGETS: [&str; 12] = [
 ];
 pub const FEW_TARGETS: [&str; 4] =
     ["198.18.255.2:80", "[2001:db8:255::2]:80", "[2001:db8:255::2]:443", "198.18.255.10:80"];
+<<<<<<< HEAD
 
 impl Maker {
     pub fn new(seed: u64, targets: &'static [&'static str]) -> Maker {
@@ -428,3 +452,5 @@ impl Maker {
         (Side::Client, seg.frame(Side::Client))
     }
 }
+=======
+>>>>>>> main

@@ -4,7 +4,11 @@ use std::net::SocketAddr;
 
 use synwall::engine::Side;
 
+<<<<<<< HEAD
 use crate::kinds::Maker;
+=======
+use crate::maker::Maker;
+>>>>>>> main
 use crate::packets::frames::*;
 use crate::world::World;
 

@@ -8,7 +8,8 @@ use synwall::engine::policy::{Policy, ServiceId};
 use synwall::engine::{DropReason, Side, Verdict};
 
 use crate::flows::{challenged, open, tell};
-use crate::kinds::{FEW_TARGETS, Maker};
+use crate::kinds::FEW_TARGETS;
+use crate::maker::Maker;
 use crate::packets::bench::Bench;
 use crate::packets::frames::*;
 use crate::packets::vector::{PolicySpec, Secrets};

@@ -77,7 +77,7 @@ impl View {
         let first = Line::from(vec![
             Span::raw(format!("synwall {}  ", status.version)),
             Span::styled(status.health.label(), Style::new().fg(colour).add_modifier(Modifier::BOLD)),
-            Span::raw(format!("  up {}  {key}", duration(status.uptime_seconds))),
+            Span::raw(format!("  up {}  {key}  {}", duration(status.uptime_seconds), status.plane.label())),
         ]);
         let all = status.flows.iter().filter(|(state, _)| *state != "syn_sent").map(|(_, count)| count).sum();
         let flows =
@@ -297,6 +297,7 @@ mod tests {
             problems: vec!["the server of web does not answer".into(), "x".into()],
             time: 1_790_000_035.0,
             uptime_seconds,
+            plane: crate::control::status::Plane { kind: "xdp".into(), mode: "native".into(), reason: None },
             ports: Vec::new(),
             services,
             unserved_dropped: BTreeMap::new(),
@@ -347,7 +348,7 @@ mod tests {
     fn two_statuses_make_rates_bars_and_words() {
         let lines = screen(&later());
         for expected in [
-            "synwall 1.2.3  degraded  up 1m2s  key epoch 42",
+            "synwall 1.2.3  degraded  up 1m2s  key epoch 42  xdp native",
             "flows [#####.....] 500 of 1000: 500 established; 7 half-open",
             "the server of web does not answer (and 1 more)",
             "web                   adaptive* challenging ! 125k     250       10       10       [#.........] 100   102",

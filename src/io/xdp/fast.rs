@@ -223,7 +223,8 @@ fn note_clock(slot: &Slot, ends: &FastEnds) {
 
 /// Moves a serial number (RFC 1982) on, never back.
 fn move_on(to: &AtomicU32, value: u32) {
-    if value.wrapping_sub(to.load(Relaxed)).cast_signed() > 0 {
+    // Half the circle apart the newer counts, as with `SeqNumber::max`.
+    if to.load(Relaxed).wrapping_sub(value).cast_signed() < 0 {
         to.store(value, Relaxed);
     }
 }

@@ -200,6 +200,7 @@ impl Plane {
     /// What cannot be removed.
     pub fn detach(&mut self) -> Result<(), XdpError> {
         self.restore();
+        self.path.forget_keys();
         match self.pins.take() {
             Some(pins) => pins.remove().map(drop),
             None => Ok(()),

@@ -99,6 +99,13 @@ impl Path {
         settings.parity.store(u8::from(ring.epoch() & 1 == 1), Release);
     }
 
+    /// Wipes the keys. The program answers nothing any more.
+    pub(super) fn forget_keys(&self) {
+        let settings = self.settings();
+        settings.has_key.iter().for_each(|has_key| has_key.store(0, SeqCst));
+        settings.keys.iter().flatten().for_each(|word| word.store(0, SeqCst));
+    }
+
     /// Says that the flows are tended to and what time it is: to be called a few times a second. Without it the program
     /// drops SYNs after two seconds.
     pub fn heartbeat(&self, unix: Duration) {
