@@ -59,15 +59,6 @@ mutants: ## mutation testing of cookies and translation, about half an hour: doc
 
 xdp: deps ## the XDP program against the engine: vectors, random frames, its size; XDP_SEED=, XDP_FRAMES= for other ones
 	cargo test --release --test xdp -- --test-threads=1
-<<<<<<< HEAD
-
-xdp-profile: deps ## how large the program is, and what a packet of each kind costs one by one
-	cargo test --release --test xdp -- --test-threads=1 --nocapture size::
-
-netns: deps ## real kernels, real packets: one lab after another
-	cargo test --release --test netns -- --test-threads=1
-=======
->>>>>>> main
 
 xdp-profile: deps ## how large the program is, and what a packet of each kind costs one by one
 	cargo test --release --test xdp -- --test-threads=1 --nocapture size::

@@ -98,11 +98,7 @@ fn bad(theme: &mut Theme) {
         let (_, ack) = handshake(theme, "always", ends, &LINUX);
         let tsval = u32::from_be_bytes(ack.options[8..12].try_into().unwrap());
         let with_echo = |echo: u32| Seg { options: Vec::new(), ..ack.clone() }.timestamps(1001, echo);
-<<<<<<< HEAD
-        let flipped = |bit: u32| Seg { ack: (ack.ack - 1 ^ bit).wrapping_add(1), ..ack.clone() };
-=======
         let flipped = |bit: u32| Seg { ack: ((ack.ack - 1) ^ bit).wrapping_add(1), ..ack.clone() };
->>>>>>> main
         let port = SocketAddr::new(ends.0.ip(), 42_001);
         let shapes = [
             ("ack-off-by-one", "", Seg { ack: ack.ack.wrapping_add(1), ..ack.clone() }),

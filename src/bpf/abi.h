@@ -315,9 +315,9 @@ struct port_counters {
 	__u64 tick;
 	__u64 nanos;
 	__u64 millis;
-	/* Meters: when each would be empty again, nanoseconds. Probes that were looked at for a cookie. */
-	__u64 probe_meter;
-	/* Odd frames, and segments of clients, that went up: see up.h. */
+	/* Probes that may be looked at for a cookie until then. */
+	__u64 probes;
+	/* Meters of odd frames and of segments of clients that went up, see up.h: when each is empty again, nanoseconds. */
 	__u64 odd_meter;
 	__u64 wanted_meter;
 	__u64 rest[2];

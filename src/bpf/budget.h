@@ -96,7 +96,6 @@ static __always_inline bool take_source(const struct settings *settings, const s
 	block = bpf_map_lookup_elem(&source_budgets, &place);
 	if (!block)
 		return true;
-<<<<<<< HEAD
 	place = hash >> 32;
 	first = &block->cells[place % SOURCE_CELLS];
 	/* One of the others. */
@@ -105,11 +104,6 @@ static __always_inline bool take_source(const struct settings *settings, const s
 	one = settled(*first, now, BURST);
 	other = settled(*second, now, BURST);
 	after = charged(one < other ? one : other, now, interval, BURST);
-=======
-	one = settled(*first, now, BURST);
-	other = settled(*second, now, BURST);
-	after = charged(one < other ? one : other, now, service->source_interval, BURST);
->>>>>>> main
 	if (!after)
 		return false;
 	*first = one > after ? one : after;
@@ -117,18 +111,12 @@ static __always_inline bool take_source(const struct settings *settings, const s
 	return true;
 }
 
-/* Nanoseconds a probe that is looked at for a cookie, and how many may come at once: a quarter of a million a second. */
-#define PROBE_INTERVAL 4000ULL
-#define PROBE_BURST (1024 * PROBE_INTERVAL)
-
-/* Takes the second look at a probe. Each CPU has its own meter. */
+/* Takes the second look at a probe. */
 static __always_inline bool take_probe(const struct packet *p)
 {
-	__u64 now = now_in_nanos(p), after = charged(p->port->probe_meter, now, PROBE_INTERVAL, PROBE_BURST);
-
-	if (!after)
+	if (!p->port->probes)
 		return false;
-	p->port->probe_meter = after;
+	p->port->probes--;
 	return true;
 }
 

@@ -8,6 +8,7 @@
  * A frame's way: parse.h, then syn.h (answer.h, cookie.h), ack.h or server.h (flow.h, established.h, translate.h), then
  * stats.h. What is shared with user space is in abi.h.
  */
+#include "clock.h"
 #include "parse.h"
 #include "stats.h"
 #include "service.h"
@@ -91,6 +92,7 @@ static __always_inline int handle(struct xdp_md *ctx, __u8 side)
 	p.port = port_row(&p);
 	if (!rules || !p.port)
 		return XDP_PASS;
+	read_clock(p.port);
 	p.nothing = rules->version >> 16 & 63;
 	return settle(&p, handle_frame(rules, &p));
 }

@@ -1,18 +1,10 @@
 //! Ten thousand random frames, through an engine alone and through the program with an engine behind it.
 
-<<<<<<< HEAD
-use synwall::engine::Side;
-use synwall::wire::pretty::Pretty;
-
-use crate::flows;
-use crate::kinds::{FEW_TARGETS, KINDS, MANY_TARGETS, Maker};
-=======
 use synwall::wire::pretty::Pretty;
 
 use crate::flows;
 use crate::kinds::{FEW_TARGETS, KINDS, MANY_TARGETS};
 use crate::maker::Maker;
->>>>>>> main
 use crate::packets::frames::hex;
 use crate::packets::vector::side_name;
 use crate::world::{FEW, MANY, RULES, World};
@@ -66,15 +58,9 @@ fn run(world: &mut World, mut maker: Maker, seed: u64) {
     }
     for (kind, (all, up)) in KINDS.iter().zip(&counts) {
         assert!(*all > 0, "no {}", kind.name);
-<<<<<<< HEAD
-        assert!(up * 100 <= all * kind.most_up, "{}: {up} of {all} left to the engine", kind.name);
-    }
-    assert_eq!(world.system.shared.snapshot().ports[Side::Client.index()].received > 0, true);
-=======
         // One may have a checksum that looks as if it were left to the device.
         assert!(up * 100 <= all * kind.most_up + 100, "{}: {up} of {all} left to the engine", kind.name);
     }
->>>>>>> main
 }
 
 #[test]

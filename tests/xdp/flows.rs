@@ -4,11 +4,7 @@ use std::net::SocketAddr;
 
 use synwall::engine::{Side, Verdict};
 
-<<<<<<< HEAD
-use crate::kinds::Maker;
-=======
 use crate::maker::Maker;
->>>>>>> main
 use crate::packets::frames::*;
 use crate::packets::vector::Ends;
 use crate::world::World;

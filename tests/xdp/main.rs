@@ -19,17 +19,11 @@ mod packets;
 mod differential;
 mod flows;
 mod kinds;
-<<<<<<< HEAD
-mod odd;
-mod program;
-mod random;
-=======
 mod maker;
 mod odd;
 mod program;
 mod random;
 mod segments;
->>>>>>> main
 mod size;
 mod stories;
 mod vectors;

@@ -4,11 +4,7 @@ use std::net::SocketAddr;
 
 use synwall::engine::Side;
 
-<<<<<<< HEAD
-use crate::kinds::Maker;
-=======
 use crate::maker::Maker;
->>>>>>> main
 use crate::packets::frames::*;
 use crate::world::World;
 

@@ -7,12 +7,8 @@ use std::time::Duration;
 use synwall::engine::Side;
 
 use crate::flows;
-<<<<<<< HEAD
-use crate::kinds::{FEW_TARGETS, Maker};
-=======
 use crate::kinds::FEW_TARGETS;
 use crate::maker::Maker;
->>>>>>> main
 use crate::packets::frames::*;
 use crate::program::{Action, PORTS, Program, info_of};
 use crate::world::{FEW, World};
