@@ -153,14 +153,11 @@ struct budget {
 };
 
 /*
- * Map `source_budgets`: the same for each source prefix (IPv4 /24, IPv6 /64) and what it is for. A prefix has two cells of
- * a block, so that a processor fetches one line of memory for both.
+ * Map `source_budgets`, of __u64: the same for each source prefix (IPv4 /24, IPv6 /64) and what it is for. A prefix has two
+ * cells of a block, so that a processor fetches one line of memory for both.
  */
 #define SOURCE_BLOCKS 8192
 #define SOURCE_CELLS 8
-struct source_cells {
-	__u64 cells[SOURCE_CELLS];
-};
 
 /*
  * Map `areas`: protected prefixes, the longest first; and map `area_trie`, of struct prefix_key to __u32, the index in
@@ -211,15 +208,14 @@ struct flow_key {
 /*
  * Map `hints`: what may be known of connections whose hash ends like this one's, so small that a processor keeps it at
  * hand. Looked at first: neither the flow table nor `pending` need be asked about nearly all that a flood is made of.
- * Which bits of the hash name a block, a flow's bit and a stamp is said in hash.h and io/xdp/hints.rs.
+ * Which bits of the hash name a hint, its bit and its stamp is said in hash.h and io/xdp/hints.rs.
  */
-#define HINT_BLOCKS 4096
-#define HINT_STAMPS 28
-struct hint_block {
+#define HINTS 32768
+struct hint {
 	/* A bit is set if there is a flow; set before it is admitted, cleared after it is gone, by user space only. */
-	__u64 flows;
+	__u32 flows;
 	/* When one was last marked in `pending`, in units of 2^STAMP_SHIFT milliseconds. */
-	__u16 stamps[HINT_STAMPS];
+	__u16 stamps[2];
 };
 #define STAMP_SHIFT 10
 /* As PENDING_LIFE, and one, for a stamp is of when its unit began. */
@@ -345,12 +341,11 @@ ASSERT_ABI(sizeof(struct area) == 40);
 ASSERT_ABI(sizeof(struct port_block) == 64);
 ASSERT_ABI(sizeof(struct prefix_key) == 20);
 ASSERT_ABI(sizeof(struct flow_key) == 36);
-ASSERT_ABI(sizeof(struct hint_block) == 64);
+ASSERT_ABI(sizeof(struct hint) == 8);
 ASSERT_ABI(sizeof(struct server_key) == 20);
 ASSERT_ABI(sizeof(struct slot) == 104);
 ASSERT_ABI(sizeof(struct service_counters) == 320);
 ASSERT_ABI(sizeof(struct port_counters) == 128);
-ASSERT_ABI(sizeof(struct source_cells) == 64);
 ASSERT_ABI(sizeof(struct sighting) == 24);
 #endif
 

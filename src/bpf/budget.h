@@ -86,21 +86,21 @@ static __always_inline bool take_source(const struct settings *settings, const s
 					__u64 interval, __u64 now)
 {
 	__u64 hash, after, one, other, *first, *second;
-	struct source_cells *block;
-	__u32 place;
+	__u32 block, cell, place;
 
 	if (!interval)
 		return true;
 	hash = hash_source(settings, p, what);
-	place = hash % SOURCE_BLOCKS;
-	block = bpf_map_lookup_elem(&source_budgets, &place);
-	if (!block)
-		return true;
-	place = hash >> 32;
-	first = &block->cells[place % SOURCE_CELLS];
+	block = hash % SOURCE_BLOCKS * SOURCE_CELLS;
+	cell = hash >> 32;
+	place = block + cell % SOURCE_CELLS;
+	first = bpf_map_lookup_elem(&source_budgets, &place);
 	/* One of the others. */
-	place += 1 + ((hash >> 35 & 0xff) * (SOURCE_CELLS - 1) >> 8);
-	second = &block->cells[place % SOURCE_CELLS];
+	cell += 1 + ((hash >> 35 & 0xff) * (SOURCE_CELLS - 1) >> 8);
+	place = block + cell % SOURCE_CELLS;
+	second = bpf_map_lookup_elem(&source_budgets, &place);
+	if (!first || !second)
+		return true;
 	one = settled(*first, now, BURST);
 	other = settled(*second, now, BURST);
 	after = charged(one < other ? one : other, now, interval, BURST);

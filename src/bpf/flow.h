@@ -79,9 +79,13 @@ static __always_inline struct slot *find_flow(const struct settings *settings, s
 {
 	__u64 hash = p->hash = hash_flow(settings, p), buckets = settings->buckets;
 	__u64 tag = (__u16)(hash >> 13);
+	struct hint *hint = hint_of(hash);
 	struct slot *slot;
 
-	if (!may_be_flow(hash))
+	if (!hint)
+		return NULL;
+	p->hint = *(volatile __u64 *)hint;
+	if (!flow_hint(p->hint, hash))
 		return NULL;
 	if (!tag)
 		tag = 1;

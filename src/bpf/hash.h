@@ -33,28 +33,22 @@ static __always_inline __u64 hash_flow(const struct settings *settings, const st
 }
 
 /* What may be known of connections with such a hash. */
-static __always_inline struct hint_block *hint_of(__u64 hash)
+static __always_inline struct hint *hint_of(__u64 hash)
 {
-	__u32 block = hash % HINT_BLOCKS;
+	__u32 place = hash % HINTS;
 
-	return bpf_map_lookup_elem(&hints, &block);
+	return bpf_map_lookup_elem(&hints, &place);
 }
 
-/* Which of the block's stamps is the connection's. */
-static __always_inline __u32 stamp_place(__u64 hash)
+/* What a hint says of a connection: whether it may be a flow, and when it may have been marked. */
+static __always_inline __u32 flow_hint(__u64 hint, __u64 hash)
 {
-	__u32 place = (hash >> 18 & 0xff) * HINT_STAMPS >> 8;
-
-	/* Or the compiler doubles it in the same step, and the verifier loses its bound. */
-	barrier_var(place);
-	return place;
+	return hint >> (hash >> 15 & 31) & 1;
 }
 
-static __always_inline bool may_be_flow(__u64 hash)
+static __always_inline __u16 stamp_hint(__u64 hint, __u64 hash)
 {
-	struct hint_block *hint = hint_of(hash);
-
-	return hint && *(volatile __u64 *)&hint->flows >> (hash >> 12 & 63) & 1;
+	return hint >> (hash >> 20 & 1 ? 48 : 32);
 }
 
 /* The hash of the client's prefix (IPv4 /24, IPv6 /64) and what it is asked for. */

@@ -24,7 +24,7 @@ ARRAY_MAP(services, SERVICE_ROWS, struct service, BPF_F_MMAPABLE);
 /* The budgets of each service. */
 ARRAY_MAP(budgets, SERVICE_ROWS, struct budget, 0);
 /* The budgets of source prefixes. Mapped by nobody, but what can be begins at the begin of a line of memory. */
-ARRAY_MAP(source_budgets, SOURCE_BLOCKS, struct source_cells, BPF_F_MMAPABLE);
+ARRAY_MAP(source_budgets, SOURCE_BLOCKS * SOURCE_CELLS, __u64, BPF_F_MMAPABLE);
 /* Protected prefixes. */
 ARRAY_MAP(areas, 1, struct area, BPF_F_MMAPABLE);
 /* The service of each port of each area. */
@@ -65,7 +65,7 @@ struct {
 } pending SEC(".maps");
 
 /* Whether it is worth looking there, or among the flows. */
-ARRAY_MAP(hints, HINT_BLOCKS, struct hint_block, BPF_F_MMAPABLE);
+ARRAY_MAP(hints, HINTS, struct hint, BPF_F_MMAPABLE);
 
 /* Servers that refused lately. */
 struct {

@@ -71,8 +71,9 @@ struct packet {
 	/* Octets of TCP header, and of the segment. */
 	__u16 header_len;
 	__u16 segment_len;
-	/* Of its connection; of segments that are looked up as a flow. */
+	/* Of its connection, and what a hint says of that; of segments that are looked up as a flow. */
 	__u64 hash;
+	__u64 hint;
 	/* Of the slot of its flow, before anything else of it was read. */
 	__u32 version;
 	/* The service that it is counted for. */

@@ -14,11 +14,13 @@ static __always_inline int mark_pending(const struct settings *settings, const s
 	__u32 now = now_in_millis(p);
 	struct flow_key key = flow_key(p);
 	__u64 hash = hash_flow(settings, p);
-	struct hint_block *hint = hint_of(hash);
+	struct hint *hint = hint_of(hash);
 
 	bpf_map_update_elem(&pending, &key, &now, BPF_ANY);
-	if (hint)
-		*(volatile __u16 *)&hint->stamps[stamp_place(hash)] = now >> STAMP_SHIFT;
+	if (hint && hash >> 20 & 1)
+		*(volatile __u16 *)&hint->stamps[1] = now >> STAMP_SHIFT;
+	else if (hint)
+		*(volatile __u16 *)&hint->stamps[0] = now >> STAMP_SHIFT;
 	return GOES_UP;
 }
 
@@ -27,12 +29,8 @@ static __always_inline bool is_pending(const struct packet *p)
 {
 	__u32 now = now_in_millis(p), *marked;
 	struct flow_key key;
-	struct hint_block *hint = hint_of(p->hash);
-	__u16 age;
+	__u16 age = (now >> STAMP_SHIFT) - stamp_hint(p->hint, p->hash);
 
-	if (!hint)
-		return false;
-	age = (now >> STAMP_SHIFT) - *(volatile __u16 *)&hint->stamps[stamp_place(p->hash)];
 	/* User space's clock is finer: its stamp may be of the next unit. */
 	if ((__u16)(age + 1) > STAMP_LIFE + 1)
 		return false;

@@ -131,19 +131,19 @@ unsafe impl Shared for PortBlock {}
 
 /// Map `hints`: what may be known of connections whose hash ends like this one's. See `hints`.
 #[repr(C)]
-pub(super) struct HintBlock {
+#[derive(Default)]
+pub(super) struct Hint {
     /// A bit is set if there is a flow.
-    pub(super) flows: AtomicU64,
+    pub(super) flows: AtomicU32,
     /// When one was last marked as pending, in units of 2^[`STAMP_SHIFT`] milliseconds.
-    pub(super) stamps: [AtomicU16; HINT_STAMPS],
+    pub(super) stamps: [AtomicU16; 2],
 }
 
-const _: () = assert!(size_of::<HintBlock>() == 64 && offset_of!(HintBlock, stamps) == 8);
-// SAFETY: atomics up to octet 64, by the assert.
-unsafe impl Shared for HintBlock {}
+const _: () = assert!(size_of::<Hint>() == 8 && offset_of!(Hint, stamps) == 4);
+// SAFETY: atomics up to octet 8, by the assert.
+unsafe impl Shared for Hint {}
 
-pub(super) const HINT_BLOCKS: usize = 4096;
-pub(super) const HINT_STAMPS: usize = 28;
+pub(super) const HINTS: usize = 32_768;
 pub(super) const STAMP_SHIFT: u32 = 10;
 
 /// Values of `filter`.
@@ -265,8 +265,7 @@ mod tests {
         assert_eq!(define("PORT_BLOCK"), PORT_BLOCK);
         assert_eq!(define("SLOTS_PER_BUCKET"), SLOTS_PER_BUCKET);
         assert_eq!(define("STAMP_SHIFT"), STAMP_SHIFT as usize);
-        assert_eq!(define("HINT_BLOCKS"), HINT_BLOCKS);
-        assert_eq!(define("HINT_STAMPS"), HINT_STAMPS);
+        assert_eq!(define("HINTS"), HINTS);
     }
 
     #[test]
@@ -288,7 +287,7 @@ mod tests {
             ("area", size_of::<Area>()),
             ("port_block", size_of::<PortBlock>()),
             ("flow_key", KEY_WORDS * 4),
-            ("hint_block", size_of::<HintBlock>()),
+            ("hint", size_of::<Hint>()),
             ("slot", size_of::<Slot>()),
             ("service_counters", size_of::<ServiceCounters>()),
             ("port_counters", size_of::<PortCounters>()),

@@ -13,7 +13,7 @@ use std::sync::Mutex;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicU64, fence};
 
-use super::abi::{HASH_KEYS, HintBlock, KEY_WORDS, SLOTS_PER_BUCKET, Slot};
+use super::abi::{HASH_KEYS, Hint, KEY_WORDS, SLOTS_PER_BUCKET, Slot};
 use super::hints::{Hints, Tally};
 use super::locked;
 use super::walk::{self, Step};
@@ -22,10 +22,10 @@ use super::walk::{self, Step};
 pub(super) type Key = [u32; KEY_WORDS];
 
 /// The table.
-pub(super) struct Table<Tags, Slots, Blocks> {
+pub(super) struct Table<Tags, Slots, Words> {
     tags: Tags,
     slots: Slots,
-    hints: Hints<Blocks>,
+    hints: Hints<Words>,
     keys: [u64; HASH_KEYS],
     population: Mutex<Population>,
 }
@@ -50,20 +50,20 @@ pub(super) struct Place {
     pub(super) lane: usize,
 }
 
-impl<Tags, Slots, Blocks> Table<Tags, Slots, Blocks>
+impl<Tags, Slots, Words> Table<Tags, Slots, Words>
 where
     Tags: Deref<Target = [AtomicU64]>,
     Slots: Deref<Target = [Slot]>,
-    Blocks: Deref<Target = [HintBlock]>,
+    Words: Deref<Target = [Hint]>,
 {
     /// The table in this memory, four slots for each tag word, with the flows that are there.
     pub(super) fn new(
         now: u32,
         tags: Tags,
         slots: Slots,
-        hints: Hints<Blocks>,
+        hints: Hints<Words>,
         keys: [u64; HASH_KEYS],
-    ) -> Table<Tags, Slots, Blocks> {
+    ) -> Table<Tags, Slots, Words> {
         let nobody = Population { count: 0, tally: Tally::new() };
         let table = Table { tags, slots, hints, keys, population: Mutex::new(nobody) };
         table.mend(now);

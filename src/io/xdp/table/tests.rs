@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::io::xdp::hints::empty_hints;
 
-type Heap = Table<Vec<AtomicU64>, Vec<Slot>, Vec<HintBlock>>;
+type Heap = Table<Vec<AtomicU64>, Vec<Slot>, Vec<Hint>>;
 
 fn heap(flows: u32) -> Heap {
     let buckets = buckets(flows) as usize;
@@ -130,7 +130,13 @@ fn what_is_adopted_is_whole_and_there_once() {
     // Killed while it described one flow anew, and while it moved another.
     let torn = slots.iter().find(|slot| key_of(slot) == key(7)).unwrap();
     torn.version.fetch_or(1, Relaxed);
-    let table = Table { tags, slots, hints, keys, population: Mutex::new(Population { count: 60, tally: Tally::new() }) };
+    let table = Table {
+        tags,
+        slots,
+        hints,
+        keys,
+        population: Mutex::new(Population { count: 60, tally: Tally::new() }),
+    };
     let moved = (8..60).find_map(|number| {
         let places = table.places(&key(number));
         let at = table.find(&key(number), &places).filter(|at| at.bucket == places.buckets[0])?;
