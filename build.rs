@@ -28,6 +28,10 @@ fn compile() -> Result<(), String> {
     if let Some(directory) = multiarch() {
         command.arg("-idirafter").arg(directory);
     }
+    // What is not known to need no barrier gets one.
+    if std::env::var("CARGO_CFG_TARGET_ARCH").is_ok_and(|arch| arch == "x86_64") {
+        command.arg("-D__TARGET_ARCH_x86");
+    }
     command.arg("-c").arg(Path::new(SOURCES).join("synwall.bpf.c"));
     command.arg("-o").arg(Path::new(&out).join("synwall.bpf.o"));
     let done = command.output().map_err(|error| format!("{clang}: {error}"))?;

@@ -10,7 +10,7 @@
 #define SYNWALL_ABI_H
 
 /* Raised with every change below: pinned maps of another version are drained, not adopted. */
-#define ABI_VERSION 1
+#define ABI_VERSION 2
 
 #define MAX_SERVICES 256
 /* One row more than services: what belongs to none. */
@@ -66,6 +66,8 @@ enum {
 	SETTING_DIRECT_FLOWS = 1 << 2,
 	/* There are more areas than are looked through one by one: area_trie knows them all. */
 	SETTING_MANY_AREAS = 1 << 3,
+	/* There may be flows of services that are protected no more. */
+	SETTING_LINGERING = 1 << 4,
 };
 
 #define HASH_KEYS 11
@@ -150,8 +152,12 @@ struct budget {
 	__u64 padding[6];
 };
 
-/* Map `source_budgets`, two rows of this many __u64: the same for each source prefix (IPv4 /24, IPv6 /64) and service. */
-#define SOURCE_ROW 32768
+/*
+ * Map `source_budgets`, of __u64: the same for each source prefix (IPv4 /24, IPv6 /64) and what it is for. A prefix has two
+ * cells of a block, so that a processor fetches one line of memory for both.
+ */
+#define SOURCE_BLOCKS 8192
+#define SOURCE_CELLS 8
 
 /*
  * Map `areas`: protected prefixes, the longest first; and map `area_trie`, of struct prefix_key to __u32, the index in
@@ -198,6 +204,22 @@ struct flow_key {
 };
 /* A mark counts for this long, milliseconds: longer than anything stays half-open. */
 #define PENDING_LIFE 128000
+
+/*
+ * Map `hints`: what may be known of connections whose hash ends like this one's, so small that a processor keeps it at
+ * hand. Looked at first: neither the flow table nor `pending` need be asked about nearly all that a flood is made of.
+ * Which bits of the hash name a hint, its bit and its stamp is said in hash.h and io/xdp/hints.rs.
+ */
+#define HINTS 32768
+struct hint {
+	/* A bit is set if there is a flow; set before it is admitted, cleared after it is gone, by user space only. */
+	__u32 flows;
+	/* When one was last marked in `pending`, in units of 2^STAMP_SHIFT milliseconds. */
+	__u16 stamps[2];
+};
+#define STAMP_SHIFT 10
+/* As PENDING_LIFE, and one, for a stamp is of when its unit began. */
+#define STAMP_LIFE (PENDING_LIFE / 1024 + 1)
 
 /* Key of `refused`: a server that refused lately; the value is until when that counts, in nanoseconds. */
 struct server_key {
@@ -284,7 +306,17 @@ struct port_counters {
 	__u64 originated;
 	/* Passed to the engine, which counts them as received. */
 	__u64 passed_up;
-	__u64 padding[1];
+	__u64 padding;
+	/* The program's own, from here: the clock as it was read at this tick of the kernel, until the next one. */
+	__u64 tick;
+	__u64 nanos;
+	__u64 millis;
+	/* Probes that may be looked at for a cookie until then. */
+	__u64 probes;
+	/* Meters of odd frames and of segments of clients that went up, see up.h: when each is empty again, nanoseconds. */
+	__u64 odd_meter;
+	__u64 wanted_meter;
+	__u64 rest[2];
 };
 
 /* Ring `sightings`. */
@@ -309,10 +341,11 @@ ASSERT_ABI(sizeof(struct area) == 40);
 ASSERT_ABI(sizeof(struct port_block) == 64);
 ASSERT_ABI(sizeof(struct prefix_key) == 20);
 ASSERT_ABI(sizeof(struct flow_key) == 36);
+ASSERT_ABI(sizeof(struct hint) == 8);
 ASSERT_ABI(sizeof(struct server_key) == 20);
 ASSERT_ABI(sizeof(struct slot) == 104);
 ASSERT_ABI(sizeof(struct service_counters) == 320);
-ASSERT_ABI(sizeof(struct port_counters) == 64);
+ASSERT_ABI(sizeof(struct port_counters) == 128);
 ASSERT_ABI(sizeof(struct sighting) == 24);
 #endif
 

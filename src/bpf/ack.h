@@ -37,7 +37,7 @@ static __always_inline int meet(const struct settings *settings, const struct pa
 	if (rule == RULE_DENY)
 		return DROPPED(DROP_DENIED);
 	if (is_pending(p))
-		return GOES_UP;
+		return IS_WANTED;
 	if (service->mode == MODE_MONITOR || rule == RULE_ALLOW)
 		return CROSSES;
 	if (service->flags & SERVICE_GRACE)
@@ -53,10 +53,10 @@ static __always_inline int meet(const struct settings *settings, const struct pa
 /* Refuses an ACK without a flow that returns no cookie. */
 static __always_inline int refuse(const struct packet *p, const struct service *service)
 {
-	struct service_counters *row = service_counters(p->service);
+	struct service_counters *row = service_counters(p);
 
 	if ((service->flags & SERVICE_RESET_UNKNOWN) &&
-	    take_reset(service, p->service, bpf_ktime_get_coarse_ns()))
+	    take_reset(service, p->service, now_in_nanos(p)))
 		return GOES_UP;
 	if (row)
 		row->cookie_invalid++;
@@ -82,8 +82,10 @@ static __always_inline int handle_client(const struct settings *settings, struct
 	claim = read_claim(p);
 	if (service && (service->flags & SERVICE_REQUIRE_TIMESTAMPS) && !claim.has_timestamps)
 		return DROPPED(DROP_TIMESTAMPS_REQUIRED);
-	if (cookie_is_good(settings, p, &claim))
-		return mark_pending(p);
+	if (cookie_is_good(settings, p, &claim)) {
+		mark_pending(settings, p);
+		return IS_WANTED;
+	}
 	if (service)
 		return refuse(p, service);
 	return slot ? keep_out(p, slot) : GOES_UP;

@@ -3,8 +3,10 @@
 #ifndef SYNWALL_BUDGET_H
 #define SYNWALL_BUDGET_H
 
+#include "clock.h"
 #include "hash.h"
 #include "maps.h"
+#include "stats.h"
 
 /* A second's worth may come at once. */
 #define BURST 1000000000ULL
@@ -77,31 +79,44 @@ static __always_inline bool take_synack(const struct service *service, struct se
 }
 
 /*
- * Takes a SYN out of the budget of its source prefix: a sketch of two rows, refused only if both cells are spent. Two CPUs
- * at once may count one event for two: a budget is a bound, not a ledger.
+ * Takes a frame out of the budget of its source prefix, at `interval` nanoseconds each: a sketch, refused only if both cells
+ * are spent. Two CPUs at once may count one event for two: a budget is a bound, not a ledger.
  */
-static __always_inline bool take_source(const struct settings *settings, const struct packet *p,
-					const struct service *service, __u64 now)
+static __always_inline bool take_source(const struct settings *settings, const struct packet *p, __u32 what,
+					__u64 interval, __u64 now)
 {
 	__u64 hash, after, one, other, *first, *second;
-	__u32 place;
+	__u32 block, cell, place;
 
-	if (!service->source_interval)
+	if (!interval)
 		return true;
-	hash = hash_source(settings, p);
-	place = hash & (SOURCE_ROW - 1);
+	hash = hash_source(settings, p, what);
+	block = hash % SOURCE_BLOCKS * SOURCE_CELLS;
+	cell = hash >> 32;
+	place = block + cell % SOURCE_CELLS;
 	first = bpf_map_lookup_elem(&source_budgets, &place);
-	place = SOURCE_ROW + (hash >> 32 & (SOURCE_ROW - 1));
+	/* One of the others. */
+	cell += 1 + ((hash >> 35 & 0xff) * (SOURCE_CELLS - 1) >> 8);
+	place = block + cell % SOURCE_CELLS;
 	second = bpf_map_lookup_elem(&source_budgets, &place);
 	if (!first || !second)
 		return true;
 	one = settled(*first, now, BURST);
 	other = settled(*second, now, BURST);
-	after = charged(one < other ? one : other, now, service->source_interval, BURST);
+	after = charged(one < other ? one : other, now, interval, BURST);
 	if (!after)
 		return false;
 	*first = one > after ? one : after;
 	*second = other > after ? other : after;
+	return true;
+}
+
+/* Takes the second look at a probe. */
+static __always_inline bool take_probe(const struct packet *p)
+{
+	if (!p->port->probes)
+		return false;
+	p->port->probes--;
 	return true;
 }
 

@@ -3,6 +3,7 @@
 #ifndef SYNWALL_COOKIE_H
 #define SYNWALL_COOKIE_H
 
+#include "budget.h"
 #include "parse.h"
 #include "siphash.h"
 
@@ -116,8 +117,11 @@ static __always_inline bool cookie_is_good(const struct settings *settings, cons
 	s = cookie_start(p, settings->keys[parity]);
 	if (cookie_matches(p, s, claim, p->seq - 1))
 		return true;
-	/* A keep-alive or window probe can be the first that arrives when the ACK was lost (RFC 9293 §3.8.4). */
-	return p->segment_len - p->header_len <= 1 && cookie_matches(p, s, claim, p->seq);
+	/*
+	 * A keep-alive or window probe can be the first that arrives when the ACK was lost (RFC 9293 §3.8.4). A flood that
+	 * looks like that pays for one hash and not for two: only so many are looked at twice, and a client repeats its probe.
+	 */
+	return p->segment_len - p->header_len <= 1 && take_probe(p) && cookie_matches(p, s, claim, p->seq);
 }
 
 #endif

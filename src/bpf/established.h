@@ -114,14 +114,14 @@ static __always_inline int keep_out(const struct packet *p, struct slot *slot)
 {
 	if (!(slot->flags & FLOW_DIRECT))
 		return DROPPED(DROP_OUT_OF_WINDOW);
-	note(p, slot, now_in_millis());
+	note(p, slot, now_in_millis(p));
 	return CROSSES;
 }
 
 /* Translates an acceptable segment, unless there is more to say of it than that. */
 static __always_inline int pass_on(const struct packet *p, struct slot *slot)
 {
-	__u32 now = now_in_millis();
+	__u32 now = now_in_millis(p);
 	struct places places;
 
 	if (slot->flags & FLOW_DIRECT) {
@@ -132,11 +132,11 @@ static __always_inline int pass_on(const struct packet *p, struct slot *slot)
 		slot->last_seen = now;
 		return DROPPED(DROP_ACK_STORM);
 	}
-	/* Moved or removed meanwhile: what was read may be another flow's. */
-	if (*(volatile __u32 *)&slot->version != p->version)
+	/* Described anew meanwhile: what was read may be of two connections. */
+	if (!is_unchanged(p, slot))
 		return GOES_UP;
 	if (is_partial(p) || !find_options(p, &places))
-		return GOES_UP;
+		return IS_WANTED;
 	if (p->side == SIDE_SERVER && places.timestamps) {
 		const __u32 *tsval = octets(p, p->tcp + places.timestamps, 4);
 
@@ -144,7 +144,9 @@ static __always_inline int pass_on(const struct packet *p, struct slot *slot)
 			return GOES_UP;
 	}
 	note(p, slot, now);
-	return translate(p, slot, &places);
+	translate(p, slot, &places);
+	/* What it was rewritten by was read after the last look: better lost, to be repeated, than wrong. */
+	return is_unchanged(p, slot) ? CROSSES : DROPPED(DROP_OUT_OF_WINDOW);
 }
 
 /*
@@ -156,12 +158,14 @@ static __always_inline int handle_in_flow(const struct settings *settings, struc
 	p->service = slot->service < NO_SERVICE ? slot->service : NO_SERVICE;
 	if (is_denied(settings, p))
 		return DROPPED(DROP_DENIED);
-	if ((slot->flags & FLOW_UP) || (p->flags & (FLAG_SYN | FLAG_FIN | FLAG_RST)))
+	if (slot->flags & FLOW_UP)
 		return GOES_UP;
+	if (p->flags & (FLAG_SYN | FLAG_FIN | FLAG_RST))
+		return IS_WANTED;
 	if (is_acceptable(p, slot))
 		return pass_on(p, slot);
 	/* A slot that was written meanwhile judges nothing. */
-	if (*(volatile __u32 *)&slot->version != p->version)
+	if (!is_unchanged(p, slot))
 		return GOES_UP;
 	return p->flags & FLAG_ACK && p->side == SIDE_CLIENT ? CONTINUE : keep_out(p, slot);
 }

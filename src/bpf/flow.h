@@ -6,6 +6,30 @@
 #include "hash.h"
 #include "maps.h"
 
+/*
+ * Keeps loads before it from loads after it: a slot's version is read before and after what else is read of it. x86 does so
+ * by itself. Elsewhere it takes an atomic operation that returns a value, which the kernel defines as a full barrier, for
+ * BPF has no cheaper one before Linux 6.13.
+ */
+static __always_inline void order_loads(void)
+{
+#ifdef __TARGET_ARCH_x86
+	barrier();
+#else
+	__u64 word = 0;
+
+	__sync_val_compare_and_swap(&word, 0, 1);
+	barrier();
+#endif
+}
+
+/* Whether the slot is still what it was when the segment was compared with it. */
+static __always_inline bool is_unchanged(const struct packet *p, const struct slot *slot)
+{
+	order_loads();
+	return *(const volatile __u32 *)&slot->version == p->version;
+}
+
 #define LANES 0x0001000100010001ULL
 
 /* Whether the slot holds the flow of this segment, and is not being written. */
@@ -17,6 +41,7 @@ static __always_inline bool is_slot_of(const struct slot *slot, struct packet *p
 	p->version = *(const volatile __u32 *)&slot->version;
 	if (p->version & 1)
 		return false;
+	order_loads();
 	if (key->client[3] != from[3] || *(const __u32 *)&key->client_port != p->ports ||
 	    key->server[3] != to[3])
 		return false;
@@ -52,10 +77,16 @@ static __always_inline struct slot *find_in_bucket(struct packet *p, __u32 bucke
 /* The flow of the segment, NULL if there is none. */
 static __always_inline struct slot *find_flow(const struct settings *settings, struct packet *p)
 {
-	__u64 hash = hash_flow(settings, p), buckets = settings->buckets;
+	__u64 hash = p->hash = hash_flow(settings, p), buckets = settings->buckets;
 	__u64 tag = (__u16)(hash >> 13);
+	struct hint *hint = hint_of(hash);
 	struct slot *slot;
 
+	if (!hint)
+		return NULL;
+	p->hint = *(volatile __u64 *)hint;
+	if (!flow_hint(p->hint, hash))
+		return NULL;
 	if (!tag)
 		tag = 1;
 	slot = find_in_bucket(p, (hash >> 32) * buckets >> 32, tag);

@@ -6,6 +6,7 @@
 #ifndef SYNWALL_HASH_H
 #define SYNWALL_HASH_H
 
+#include "maps.h"
 #include "parse.h"
 
 static __always_inline __u64 hash_pair(const struct settings *settings, int place, __u32 one, __u32 other)
@@ -31,15 +32,34 @@ static __always_inline __u64 hash_flow(const struct settings *settings, const st
 				hash_pair(settings, 8, p->ports, 0));
 }
 
-/* The hash of the client's prefix (IPv4 /24, IPv6 /64) and a service. */
-static __always_inline __u64 hash_source(const struct settings *settings, const struct packet *p)
+/* What may be known of connections with such a hash. */
+static __always_inline struct hint *hint_of(__u64 hash)
+{
+	__u32 place = hash % HINTS;
+
+	return bpf_map_lookup_elem(&hints, &place);
+}
+
+/* What a hint says of a connection: whether it may be a flow, and when it may have been marked. */
+static __always_inline __u32 flow_hint(__u64 hint, __u64 hash)
+{
+	return hint >> (hash >> 15 & 31) & 1;
+}
+
+static __always_inline __u16 stamp_hint(__u64 hint, __u64 hash)
+{
+	return hint >> (hash >> 20 & 1 ? 48 : 32);
+}
+
+/* The hash of the client's prefix (IPv4 /24, IPv6 /64) and what it is asked for. */
+static __always_inline __u64 hash_source(const struct settings *settings, const struct packet *p, __u32 what)
 {
 	const __u32 *from = p->client;
 	/* What begins like a multicast address is no source of IPv6 (RFC 4291 §2.7). */
 	__u32 high = p->is_v6 ? from[0] : bpf_htonl(0xff000004);
 	__u32 low = p->is_v6 ? from[1] : from[3] & bpf_htonl(0xffffff00);
 
-	return hash_mix(settings, hash_pair(settings, 0, high, low) + hash_pair(settings, 2, p->service, 0));
+	return hash_mix(settings, hash_pair(settings, 0, high, low) + hash_pair(settings, 2, what, 0));
 }
 
 #endif

@@ -23,8 +23,8 @@ ARRAY_MAP(settings, 1, struct settings, BPF_F_MMAPABLE);
 ARRAY_MAP(services, SERVICE_ROWS, struct service, BPF_F_MMAPABLE);
 /* The budgets of each service. */
 ARRAY_MAP(budgets, SERVICE_ROWS, struct budget, 0);
-/* The budgets of source prefixes. */
-ARRAY_MAP(source_budgets, 2 * SOURCE_ROW, __u64, 0);
+/* The budgets of source prefixes. Mapped by nobody, but what can be begins at the begin of a line of memory. */
+ARRAY_MAP(source_budgets, SOURCE_BLOCKS * SOURCE_CELLS, __u64, BPF_F_MMAPABLE);
 /* Protected prefixes. */
 ARRAY_MAP(areas, 1, struct area, BPF_F_MMAPABLE);
 /* The service of each port of each area. */
@@ -63,6 +63,9 @@ struct {
 	__type(key, struct flow_key);
 	__type(value, __u32);
 } pending SEC(".maps");
+
+/* Whether it is worth looking there, or among the flows. */
+ARRAY_MAP(hints, HINTS, struct hint, BPF_F_MMAPABLE);
 
 /* Servers that refused lately. */
 struct {

@@ -46,6 +46,9 @@
 /* A frame, and what was read from it. Kept in registers, so never given to a function that is not inlined. */
 struct packet {
 	struct xdp_md *ctx;
+	/* This CPU, and its row of the port that the frame came to. */
+	__u32 cpu;
+	struct port_counters *port;
 	void *data;
 	void *end;
 	/* Octets of the frame as it came. */
@@ -68,6 +71,9 @@ struct packet {
 	/* Octets of TCP header, and of the segment. */
 	__u16 header_len;
 	__u16 segment_len;
+	/* Of its connection, and what a hint says of that; of segments that are looked up as a flow. */
+	__u64 hash;
+	__u64 hint;
 	/* Of the slot of its flow, before anything else of it was read. */
 	__u32 version;
 	/* The service that it is counted for. */
@@ -155,7 +161,7 @@ static __always_inline int parse_icmp(const struct packet *p, void *message)
 		return CROSSES;
 	if (octet[protocol] == IPPROTO_UDP || octet[protocol] == IPPROTO_ICMP || octet[protocol] == IPPROTO_ICMPV6)
 		return CROSSES;
-	return GOES_UP;
+	return IS_ERROR;
 }
 
 /* Finds the TCP header behind an IPv4 header. */
@@ -182,7 +188,7 @@ static __always_inline int parse_v4(struct packet *p)
 	if (ip->protocol == IPPROTO_ICMP && p->is_fragment)
 		return CROSSES;
 	if (ip->ihl != 5)
-		return GOES_UP;
+		return ip->protocol == IPPROTO_ICMP ? IS_ERROR : IS_ODD;
 	if (ip->protocol == IPPROTO_ICMP)
 		return parse_icmp(p, ip + 1);
 	/* Worth nothing without the first fragment, which is judged; but one that overlaps its header is (RFC 3128). */
@@ -219,7 +225,7 @@ static __always_inline int parse_v6(struct packet *p)
 	if (len + V6_LEN > octets_left(p, ip))
 		return IS_MALFORMED;
 	if (is_extension(ip->nexthdr))
-		return GOES_UP;
+		return IS_ODD;
 	if (ip->nexthdr == IPPROTO_ICMPV6)
 		return parse_icmp(p, ip + 1);
 	if (ip->nexthdr != IPPROTO_TCP)

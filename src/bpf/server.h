@@ -22,7 +22,7 @@ static __always_inline int handle_server(const struct settings *settings, struct
 	if (!service || service->mode == MODE_OFF)
 		return CROSSES;
 	if (p->flags & FLAG_SYN)
-		return mark_pending(p);
+		return mark_pending(settings, p);
 	if (service->mode == MODE_MONITOR && !is_pending(p))
 		return CROSSES;
 	return GOES_UP;

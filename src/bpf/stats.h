@@ -7,17 +7,25 @@
 #include "parse.h"
 
 /* This CPU's row of a service, or of what belongs to none. */
-static __always_inline struct service_counters *service_counters(__u32 service)
+static __always_inline struct service_counters *service_counters(const struct packet *p)
 {
-	__u32 row = bpf_get_smp_processor_id() * SERVICE_ROWS + service;
+	__u32 row = p->cpu * SERVICE_ROWS + p->service;
 
 	return bpf_map_lookup_elem(&counters, &row);
+}
+
+/* This CPU's row of the port that the frame came to. */
+static __always_inline struct port_counters *port_row(const struct packet *p)
+{
+	__u32 row = p->cpu * 2 + p->side;
+
+	return bpf_map_lookup_elem(&port_counters, &row);
 }
 
 /* Counts a drop. */
 static __always_inline void count_drop(const struct packet *p, __u32 reason)
 {
-	struct service_counters *row = service_counters(p->service);
+	struct service_counters *row = service_counters(p);
 
 	if (row && reason < DROP_REASONS)
 		row->dropped[reason]++;
@@ -26,11 +34,9 @@ static __always_inline void count_drop(const struct packet *p, __u32 reason)
 /* Counts a frame that arrived, and carries out what was decided of it. */
 static __always_inline int settle(const struct packet *p, int verdict)
 {
-	__u32 row = bpf_get_smp_processor_id() * 2 + p->side, other = !p->side;
-	struct port_counters *port = bpf_map_lookup_elem(&port_counters, &row);
+	struct port_counters *port = p->port;
+	__u32 other = !p->side;
 
-	if (!port)
-		return XDP_PASS;
 	if (ACTION_OF(verdict) == GOES_UP) {
 		port->passed_up++;
 		return XDP_PASS;

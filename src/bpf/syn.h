@@ -114,7 +114,7 @@ static __always_inline int try_answer_syn(const struct settings *settings, const
 		return DROPPED(DROP_MSS_TOO_SMALL);
 	if ((service->flags & SERVICE_REQUIRE_TIMESTAMPS) && !(o.has & HAS_TIMESTAMPS))
 		return DROPPED(DROP_TIMESTAMPS_REQUIRED);
-	if (!take_source(settings, p, service, now))
+	if (!take_source(settings, p, p->service, service->source_interval, now))
 		return DROPPED(DROP_SOURCE_RATE_EXCEEDED);
 	if (!take_synack(service, row, p->service, now))
 		return DROPPED(DROP_SYN_RATE_EXCEEDED);
@@ -133,17 +133,17 @@ static __always_inline int challenge(const struct settings *settings, const stru
 	int verdict = screen_opening(settings, p);
 	__u64 now;
 
-	if (verdict == GOES_UP)
+	if (verdict == IS_WANTED)
 		return verdict;
 	if (verdict != CONTINUE) {
 		row->syn_received++;
 		return verdict;
 	}
-	now = bpf_ktime_get_coarse_ns();
+	now = now_in_nanos(p);
 	/* The engine lets these through, or repeats what it answers, as long as they are few. */
 	if ((service->mode == MODE_ADAPTIVE || (service->flags & SERVICE_SPEAKS_FIRST)) && !service->pressed) {
 		if (!is_above(service, row, now))
-			return mark_pending(p);
+			return mark_pending(settings, p);
 		service->pressed = 1;
 	}
 	if (is_refused(settings, p, now)) {
@@ -165,7 +165,7 @@ static __always_inline int handle_opening(const struct settings *settings, struc
 
 	if (!service)
 		return CROSSES;
-	row = service_counters(p->service);
+	row = service_counters(p);
 	if (!row)
 		return GOES_UP;
 	if (service->mode == MODE_OFF) {
@@ -176,17 +176,17 @@ static __always_inline int handle_opening(const struct settings *settings, struc
 		return CROSSES;
 	}
 	if (service->mode == MODE_MONITOR)
-		return mark_pending(p);
+		return mark_pending(settings, p);
 	rule = find_rule(settings, p);
 	if (rule == RULE_DENY)
 		return DROPPED(DROP_DENIED);
 	if (rule == RULE_ALLOW)
-		return mark_pending(p);
+		return mark_pending(settings, p);
 	if (settings->flags & SETTING_DIRECT_FLOWS) {
 		struct slot *slot = find_flow(settings, p);
 
 		if (slot && (slot->flags & FLOW_DIRECT))
-			return GOES_UP;
+			return IS_WANTED;
 	}
 	return challenge(settings, p, service, row);
 }

@@ -2,27 +2,28 @@
 /*
  * The XDP plane: settles what comes in millions, and passes everything else up to the engine, which decides as if there
  * were no program. What goes up: everything while the policy changes; packets longer than the other link carries;
- * IPv4 with options and IPv6 with extension headers; ICMP errors that may be about TCP; SYN, FIN
- * and RST of flows, and segments of flows that the engine wants; connections that are being opened.
+ * IPv4 with options and IPv6 with extension headers, if aimed at us; ICMP errors that may be about TCP; SYN, FIN and RST
+ * of flows, and segments of flows that the engine wants; connections that are being opened.
  *
  * A frame's way: parse.h, then syn.h (answer.h, cookie.h), ack.h or server.h (flow.h, established.h, translate.h), then
  * stats.h. What is shared with user space is in abi.h.
  */
+#include "clock.h"
 #include "parse.h"
 #include "stats.h"
 #include "service.h"
 #include "syn.h"
 #include "ack.h"
 #include "server.h"
+#include "up.h"
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
 
-/* Decides about a packet of either version of IP. */
-static __always_inline int handle_packet(const struct settings *settings, struct packet *p, bool is_v6)
+/* Decides about a packet of either version of IP, but for how much of it may go up. */
+static __always_inline int judge_packet(const struct settings *settings, struct packet *p, bool is_v6)
 {
 	int verdict;
 
-	p->is_v6 = is_v6;
 	verdict = is_v6 ? parse_v6(p) : parse_v4(p);
 	if (octets_left(p, p->ip) > settings->mtu[!p->side])
 		return GOES_UP;
@@ -40,6 +41,12 @@ static __always_inline int handle_packet(const struct settings *settings, struct
 	if ((p->flags & FLAG_SYN) && !(p->flags & FLAG_ACK))
 		return handle_opening(settings, p);
 	return handle_client(settings, p);
+}
+
+static __always_inline int handle_packet(const struct settings *settings, struct packet *p, bool is_v6)
+{
+	p->is_v6 = is_v6;
+	return limit_up(settings, p, judge_packet(settings, p, is_v6));
 }
 
 /* One for each version, or the compiler makes one copy of the program of the two, which asks the version at every turn. */
@@ -81,8 +88,11 @@ static __always_inline int handle(struct xdp_md *ctx, __u8 side)
 	__u32 only = 0;
 	struct settings *rules = bpf_map_lookup_elem(&settings, &only);
 
-	if (!rules)
+	p.cpu = bpf_get_smp_processor_id();
+	p.port = port_row(&p);
+	if (!rules || !p.port)
 		return XDP_PASS;
+	read_clock(p.port);
 	p.nothing = rules->version >> 16 & 63;
 	return settle(&p, handle_frame(rules, &p));
 }

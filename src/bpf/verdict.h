@@ -20,6 +20,11 @@ enum verdict {
 	/* It crosses, unless it is aimed at a protected address. */
 	IS_MALFORMED = 8,
 	IS_TINY_FRAGMENT = 9,
+	/* Headers that only the engine reads, and ICMP errors, which may be about a connection: see up.h. */
+	IS_ODD = 10,
+	IS_ERROR = 11,
+	/* The engine decides, but a client could send such segments in millions: see up.h. */
+	IS_WANTED = 12,
 };
 
 #define DROPPED(reason) (IS_DROPPED | (reason) << 8)

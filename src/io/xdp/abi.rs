@@ -21,7 +21,7 @@ pub(super) unsafe trait Shared: Sync {}
 unsafe impl Shared for AtomicU64 {}
 
 /// Pinned maps of another version are drained, not adopted.
-pub(super) const ABI_VERSION: u32 = 1;
+pub(super) const ABI_VERSION: u32 = 2;
 
 /// One row more than services: what belongs to none.
 pub(super) const SERVICE_ROWS: usize = MAX_SERVICES + 1;
@@ -36,6 +36,8 @@ pub(super) mod setting {
     pub(in super::super) const DIRECT_FLOWS: u32 = 1 << 2;
     /// There are more areas than are looked through one by one.
     pub(in super::super) const MANY_AREAS: u32 = 1 << 3;
+    /// There may be flows of services that are protected no more.
+    pub(in super::super) const LINGERING: u32 = 1 << 4;
 }
 
 /// Secrets of the program's hashes.
@@ -127,6 +129,23 @@ const _: () = assert!(size_of::<PortBlock>() == 64);
 // SAFETY: an array of atomics.
 unsafe impl Shared for PortBlock {}
 
+/// Map `hints`: what may be known of connections whose hash ends like this one's. See `hints`.
+#[repr(C)]
+#[derive(Default)]
+pub(super) struct Hint {
+    /// A bit is set if there is a flow.
+    pub(super) flows: AtomicU32,
+    /// When one was last marked as pending, in units of 2^[`STAMP_SHIFT`] milliseconds.
+    pub(super) stamps: [AtomicU16; 2],
+}
+
+const _: () = assert!(size_of::<Hint>() == 8 && offset_of!(Hint, stamps) == 4);
+// SAFETY: atomics up to octet 8, by the assert.
+unsafe impl Shared for Hint {}
+
+pub(super) const HINTS: usize = 32_768;
+pub(super) const STAMP_SHIFT: u32 = 10;
+
 /// Values of `filter`.
 pub(super) mod rule {
     /// A hole: as if there were no rule.
@@ -213,11 +232,13 @@ pub(super) struct PortCounters {
     pub(super) dropped: AtomicU64,
     pub(super) originated: AtomicU64,
     pub(super) passed_up: AtomicU64,
-    pub(super) padding: [AtomicU64; 1],
+    pub(super) padding: AtomicU64,
+    /// The program's own: its clock and meters.
+    pub(super) private: [AtomicU64; 8],
 }
 
-const _: () = assert!(size_of::<PortCounters>() == 64);
-// SAFETY: atomics up to octet 64, by the assert.
+const _: () = assert!(size_of::<PortCounters>() == 128 && offset_of!(PortCounters, private) == 64);
+// SAFETY: atomics up to octet 128, by the assert.
 unsafe impl Shared for PortCounters {}
 
 /// Octets of a `struct sighting`.
@@ -243,6 +264,8 @@ mod tests {
         assert_eq!(define("FEW_AREAS"), FEW_AREAS);
         assert_eq!(define("PORT_BLOCK"), PORT_BLOCK);
         assert_eq!(define("SLOTS_PER_BUCKET"), SLOTS_PER_BUCKET);
+        assert_eq!(define("STAMP_SHIFT"), STAMP_SHIFT as usize);
+        assert_eq!(define("HINTS"), HINTS);
     }
 
     #[test]
@@ -264,6 +287,7 @@ mod tests {
             ("area", size_of::<Area>()),
             ("port_block", size_of::<PortBlock>()),
             ("flow_key", KEY_WORDS * 4),
+            ("hint", size_of::<Hint>()),
             ("slot", size_of::<Slot>()),
             ("service_counters", size_of::<ServiceCounters>()),
             ("port_counters", size_of::<PortCounters>()),

@@ -35,8 +35,10 @@ impl FastPath for Path {
     }
 
     fn mark_pending(&self, key: &FlowKey) {
+        let (words, now) = (words(key), millis(clock()));
         // The kernel refuses only what it has no memory for: the next segment of the connection tries again.
-        let _ = locked(&self.pending).insert(words(key), millis(clock()), 0);
+        let _ = locked(&self.pending).insert(words, now, 0);
+        self.table.hint_pending(now, &words);
     }
 
     fn note_refusal(&self, server: IpAddr, port: u16, life: Duration) {

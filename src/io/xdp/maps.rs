@@ -16,6 +16,7 @@ use super::abi::{
 use super::areas::MAX_AREAS;
 use super::counters::Counting;
 use super::error::XdpError;
+use super::hints::Hints;
 use super::sys::Mapped;
 use super::table::{self, Table};
 use super::trie::{Trie, Tries};
@@ -50,7 +51,7 @@ impl Sizes {
     }
 
     /// What all maps must be like.
-    pub(super) fn shapes(&self) -> [Shape; 16] {
+    pub(super) fn shapes(&self) -> [Shape; 17] {
         let array = |name, value: usize, entries: usize| Shape {
             name,
             kind: MapType::Array,
@@ -74,6 +75,7 @@ impl Sizes {
             other("area_trie", MapType::LpmTrie, 20, 4, MAX_AREAS as u32),
             other("filter", MapType::LpmTrie, 20, 4, 65_536),
             other("pending", MapType::LruHash, 36, 4, self.pending),
+            array("hints", size_of::<abi::Hint>(), abi::HINTS),
             other("refused", MapType::LruHash, 20, 8, 4_096),
             other("sightings", MapType::RingBuf, 0, 0, 256 << 10),
             other("links", MapType::DevMap, 4, 8, 2),
@@ -159,6 +161,7 @@ impl Path {
                 millis(clock()),
                 mapped(ebpf, sizes, "tags")?,
                 mapped(ebpf, sizes, "slots")?,
+                Hints::new(mapped(ebpf, sizes, "hints")?),
                 keys,
             ),
             counters: Counting::new(mapped(ebpf, sizes, "counters")?, mapped(ebpf, sizes, "port_counters")?),

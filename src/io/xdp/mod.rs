@@ -14,6 +14,7 @@ mod attach;
 mod counters;
 mod error;
 mod fast;
+mod hints;
 mod maps;
 mod pin;
 mod policy;
@@ -118,7 +119,7 @@ pub struct Path {
     services: Mapped<abi::Service>,
     areas: Mapped<abi::Area>,
     ports: Mapped<abi::PortBlock>,
-    table: Table<Mapped<AtomicU64>, Mapped<abi::Slot>>,
+    table: Table<Mapped<AtomicU64>, Mapped<abi::Slot>, Mapped<abi::Hint>>,
     counters: Counting,
     tries: Mutex<Tries>,
     pending: Mutex<HashMap<MapData, Key, u32>>,

@@ -58,6 +58,7 @@ impl Path {
         self.write_areas(&areas);
         self.set_flag(setting::MANY_AREAS, areas.len() > FEW_AREAS);
         self.set_flag(setting::FILTER, !rules.is_empty());
+        self.set_flag(setting::LINGERING, policy.lingering().is_some());
         for (mtu, side) in self.settings().mtu.iter().zip(Side::ALL) {
             mtu.store(policy.link_mtu(side), Relaxed);
         }

@@ -13,7 +13,8 @@ use std::sync::Mutex;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicU64, fence};
 
-use super::abi::{HASH_KEYS, KEY_WORDS, SLOTS_PER_BUCKET, Slot};
+use super::abi::{HASH_KEYS, Hint, KEY_WORDS, SLOTS_PER_BUCKET, Slot};
+use super::hints::{Hints, Tally};
 use super::locked;
 use super::walk::{self, Step};
 
@@ -21,12 +22,18 @@ use super::walk::{self, Step};
 pub(super) type Key = [u32; KEY_WORDS];
 
 /// The table.
-pub(super) struct Table<Tags, Slots> {
+pub(super) struct Table<Tags, Slots, Words> {
     tags: Tags,
     slots: Slots,
+    hints: Hints<Words>,
     keys: [u64; HASH_KEYS],
-    /// How many flows there are.
-    count: Mutex<usize>,
+    population: Mutex<Population>,
+}
+
+/// How many flows there are, and for each hint.
+struct Population {
+    count: usize,
+    tally: Tally,
 }
 
 /// Where a flow may be, and how its slot is marked there.
@@ -43,39 +50,54 @@ pub(super) struct Place {
     pub(super) lane: usize,
 }
 
-impl<Tags: Deref<Target = [AtomicU64]>, Slots: Deref<Target = [Slot]>> Table<Tags, Slots> {
+impl<Tags, Slots, Words> Table<Tags, Slots, Words>
+where
+    Tags: Deref<Target = [AtomicU64]>,
+    Slots: Deref<Target = [Slot]>,
+    Words: Deref<Target = [Hint]>,
+{
     /// The table in this memory, four slots for each tag word, with the flows that are there.
-    pub(super) fn new(now: u32, tags: Tags, slots: Slots, keys: [u64; HASH_KEYS]) -> Table<Tags, Slots> {
-        let table = Table { tags, slots, keys, count: Mutex::new(0) };
-        let count = table.mend(now);
-        *locked(&table.count) = count;
+    pub(super) fn new(
+        now: u32,
+        tags: Tags,
+        slots: Slots,
+        hints: Hints<Words>,
+        keys: [u64; HASH_KEYS],
+    ) -> Table<Tags, Slots, Words> {
+        let nobody = Population { count: 0, tally: Tally::new() };
+        let table = Table { tags, slots, hints, keys, population: Mutex::new(nobody) };
+        table.mend(now);
         table
     }
 
-    /// Removes what a process left that was killed while it wrote or moved a flow; how many flows there are then.
-    fn mend(&self, now: u32) -> usize {
-        let mut count = 0_usize;
+    /// Removes what a process left that was killed while it wrote or moved a flow, and counts the others.
+    fn mend(&self, now: u32) {
+        let mut population = locked(&self.population);
         for bucket in 0..self.tags.len() {
             for place in lanes(bucket).filter(|place| self.tag(*place) != 0) {
                 let whole = self.slot(place).filter(|slot| slot.version.load(Relaxed) % 2 == 0).map(key_of);
-                if whole.and_then(|key| self.find(&key, &self.places(&key))) == Some(place) {
-                    count = count.saturating_add(1);
-                } else {
-                    self.clear(now, place);
+                match whole.filter(|key| self.find(key, &self.places(key)) == Some(place)) {
+                    Some(key) => self.enter(&mut population, &key),
+                    None => self.clear(now, place),
                 }
             }
         }
-        count
+        self.hints.mend(&population.tally);
+    }
+
+    fn enter(&self, population: &mut Population, key: &Key) {
+        population.count = population.count.saturating_add(1);
+        self.hints.enter(&mut population.tally, self.hash(key));
     }
 
     /// How many flows there are.
     pub(super) fn len(&self) -> usize {
-        *locked(&self.count)
+        locked(&self.population).count
     }
 
     /// Takes up a flow: `write` describes it in its slot. `false` if there is no room. A flow that is there is described anew.
     pub(super) fn admit(&self, now: u32, key: &Key, write: impl FnOnce(&Slot)) -> bool {
-        let mut count = locked(&self.count);
+        let mut population = locked(&self.population);
         let places = self.places(key);
         let found = self.find(key, &places);
         let Some(place) = found.or_else(|| self.make_room(now, &places)) else { return false };
@@ -86,32 +108,33 @@ impl<Tags: Deref<Target = [AtomicU64]>, Slots: Deref<Target = [Slot]>> Table<Tag
         }
         write(slot);
         end(slot);
-        self.set_tag(place, places.tag);
         if found.is_none() {
-            *count = count.saturating_add(1);
+            self.enter(&mut population, key);
         }
+        self.set_tag(place, places.tag);
         true
     }
 
     /// What `read` makes of the slot of the flow with `key`, which stays where it is meanwhile.
     pub(super) fn with<T>(&self, key: &Key, read: impl FnOnce(&Slot) -> T) -> Option<T> {
-        let _count = locked(&self.count);
+        let _population = locked(&self.population);
         self.slot(self.find(key, &self.places(key))?).map(read)
     }
 
     /// Forgets the flow with `key`; whether it was there.
     pub(super) fn remove(&self, now: u32, key: &Key) -> bool {
-        let mut count = locked(&self.count);
+        let mut population = locked(&self.population);
         let Some(place) = self.find(key, &self.places(key)) else { return false };
         self.clear(now, place);
-        *count = count.saturating_sub(1);
+        population.count = population.count.saturating_sub(1);
+        self.hints.leave(&mut population.tally, self.hash(key));
         true
     }
 
     /// What `read` makes of each flow.
     pub(super) fn flows<T>(&self, read: impl Fn(&Slot) -> T) -> Vec<T> {
-        let count = locked(&self.count);
-        let mut flows = Vec::with_capacity(*count);
+        let population = locked(&self.population);
+        let mut flows = Vec::with_capacity(population.count);
         for bucket in 0..self.tags.len() {
             let taken = lanes(bucket).filter(|place| self.tag(*place) != 0);
             flows.extend(taken.filter_map(|place| self.slot(place)).map(&read));
@@ -119,9 +142,19 @@ impl<Tags: Deref<Target = [AtomicU64]>, Slots: Deref<Target = [Slot]>> Table<Tag
         flows
     }
 
+    /// The hash of a connection, whether it is a flow or not.
+    fn hash(&self, key: &Key) -> u64 {
+        hash(&self.keys, key)
+    }
+
+    /// A connection is marked as pending: it is worth looking for the mark.
+    pub(super) fn hint_pending(&self, now: u32, key: &Key) {
+        self.hints.stamp(self.hash(key), now);
+    }
+
     /// Where a flow with `key` may be: as `hash.h` has it.
     pub(super) fn places(&self, key: &Key) -> Places {
-        let hash = hash(&self.keys, key);
+        let hash = self.hash(key);
         let buckets = self.tags.len() as u64;
         let place = |half: u64| half.wrapping_mul(buckets) >> 32;
         let [one, two] =

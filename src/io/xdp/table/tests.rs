@@ -3,14 +3,16 @@ use std::collections::HashMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::io::xdp::hints::empty_hints;
 
-type Heap = Table<Vec<AtomicU64>, Vec<Slot>>;
+type Heap = Table<Vec<AtomicU64>, Vec<Slot>, Vec<Hint>>;
 
 fn heap(flows: u32) -> Heap {
     let buckets = buckets(flows) as usize;
     let tags = (0..buckets).map(|_| AtomicU64::new(0)).collect();
     let slots = (0..buckets * SLOTS_PER_BUCKET).map(|_| Slot::default()).collect();
-    Table::new(0, tags, slots, std::array::from_fn(|n| (n as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)))
+    let keys = std::array::from_fn(|n| (n as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    Table::new(0, tags, slots, empty_hints(), keys)
 }
 
 fn key(number: u32) -> Key {
@@ -120,7 +122,7 @@ fn words(slot: &Slot) -> Vec<&std::sync::atomic::AtomicU32> {
 
 #[test]
 fn what_is_adopted_is_whole_and_there_once() {
-    let Table { tags, slots, keys, .. } = {
+    let Table { tags, slots, hints, keys, .. } = {
         let table = heap(100);
         (0..60).for_each(|number| assert!(admit(&table, 100, number)));
         table
@@ -128,7 +130,13 @@ fn what_is_adopted_is_whole_and_there_once() {
     // Killed while it described one flow anew, and while it moved another.
     let torn = slots.iter().find(|slot| key_of(slot) == key(7)).unwrap();
     torn.version.fetch_or(1, Relaxed);
-    let table = Table { tags, slots, keys, count: Mutex::new(60) };
+    let table = Table {
+        tags,
+        slots,
+        hints,
+        keys,
+        population: Mutex::new(Population { count: 60, tally: Tally::new() }),
+    };
     let moved = (8..60).find_map(|number| {
         let places = table.places(&key(number));
         let at = table.find(&key(number), &places).filter(|at| at.bucket == places.buckets[0])?;
@@ -139,8 +147,8 @@ fn what_is_adopted_is_whole_and_there_once() {
     table.slot(free).unwrap().version.store(4, Relaxed);
     table.set_tag(free, places.tag);
     assert_eq!(table.flows(|_| ()).len(), 61);
-    let Table { tags, slots, keys, .. } = table;
-    let adopted = Table::new(200, tags, slots, keys);
+    let Table { tags, slots, hints, keys, .. } = table;
+    let adopted = Table::new(200, tags, slots, hints, keys);
     assert_eq!(adopted.len(), 59);
     let mut flows = adopted.flows(|slot| slot.delta.load(Relaxed));
     flows.sort_unstable();

@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: (MIT OR Apache-2.0) OR GPL-2.0-only */
+/*
+ * What goes up without need. The engine is slow, and what it is for must not be a way to drown it: so each CPU passes up
+ * only so many odd frames and so many segments of clients, and of a source prefix only so many. Real clients come nowhere
+ * near: a connection passes up a handful of segments. Servers are trusted not to flood.
+ */
+#ifndef SYNWALL_UP_H
+#define SYNWALL_UP_H
+
+#include "budget.h"
+#include "service.h"
+
+/* Nanoseconds each, a second's worth at once. A CPU passes up 20,000 odd frames a second, */
+#define ODD_INTERVAL 50000ULL
+/* 300,000 segments of clients, about what one core of the engine takes, */
+#define WANTED_INTERVAL 3333ULL
+/* and of a source prefix and service 200,000. */
+#define WANTED_SOURCE_INTERVAL 5000ULL
+/* Told apart from the SYNs of the same prefix. */
+#define WANTED_OF_SOURCE (1 << 16)
+
+/* Takes one out of a meter of this CPU. */
+static __always_inline bool take_own(__u64 *meter, __u64 now, __u64 interval)
+{
+	__u64 after = charged(*meter, now, interval, BURST);
+
+	if (after)
+		*meter = after;
+	return after;
+}
+
+/* Whether the operator wants the client's segments to cross whatever happens. */
+static __always_inline bool is_spared(const struct settings *settings, const struct packet *p)
+{
+	__u32 id = p->service;
+	const struct service *service = bpf_map_lookup_elem(&services, &id);
+
+	return !service || service->mode < MODE_ADAPTIVE || find_rule(settings, p) == RULE_ALLOW;
+}
+
+/* Passes up what a client could send in millions, as long as it does not. */
+static __always_inline int pass_wanted(const struct settings *settings, const struct packet *p)
+{
+	__u64 now = now_in_nanos(p);
+
+	if (is_spared(settings, p))
+		return GOES_UP;
+	if (take_source(settings, p, p->service | WANTED_OF_SOURCE, WANTED_SOURCE_INTERVAL, now) &&
+	    take_own(&p->port->wanted_meter, now, WANTED_INTERVAL))
+		return GOES_UP;
+	return DROPPED(DROP_SOURCE_RATE_EXCEEDED);
+}
+
+/* Passes up what may concern a protected address, as long as it is not too much. */
+static __always_inline int pass_odd(const struct settings *settings, const struct packet *p, bool is_error)
+{
+	bool is_ours = is_protected(settings, p);
+
+	/* An error may quote what it is not addressed to, and flows may be left of addresses that were protected. */
+	if (!is_ours && !is_error && !(settings->flags & SETTING_LINGERING))
+		return CROSSES;
+	if (take_own(&p->port->odd_meter, now_in_nanos(p), ODD_INTERVAL))
+		return GOES_UP;
+	if (!is_ours)
+		return CROSSES;
+	return DROPPED(is_error ? DROP_ICMP_RATE_EXCEEDED : DROP_SOURCE_RATE_EXCEEDED);
+}
+
+/* Settles what is left to the engine within limits. */
+static __always_inline int limit_up(const struct settings *settings, const struct packet *p, int verdict)
+{
+	if (verdict != IS_ODD && verdict != IS_ERROR && verdict != IS_WANTED)
+		return verdict;
+	if (p->side == SIDE_SERVER)
+		return GOES_UP;
+	return verdict == IS_WANTED ? pass_wanted(settings, p) : pass_odd(settings, p, verdict == IS_ERROR);
+}
+
+#endif
