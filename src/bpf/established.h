@@ -86,7 +86,7 @@ static __always_inline bool keeps_storm(const struct packet *p, struct slot *slo
 {
 	__u8 before = slot->storm, length = before, mine = p->side == SIDE_SERVER;
 
-	if (slot->last_server == mine || now - slot->last_seen >= STORM_PAUSE || !says_nothing_new(p, slot))
+	if (slot->last_server == mine || (__s32)(now - slot->last_seen) >= STORM_PAUSE || !says_nothing_new(p, slot))
 		length = 0;
 	else if (length < 0xff)
 		length++;

@@ -36,7 +36,8 @@ static __always_inline bool is_pending(const struct packet *p)
 		return false;
 	key = flow_key(p);
 	marked = bpf_map_lookup_elem(&pending, &key);
-	return marked && now - *marked < PENDING_LIFE;
+	/* Nor is this CPU's clock ahead of all others: a mark may be of a later time. */
+	return marked && (__s32)(now - *marked) < PENDING_LIFE;
 }
 
 #endif
