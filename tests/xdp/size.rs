@@ -24,8 +24,8 @@ struct Bounds {
 }
 
 const BOUNDS: [Bounds; 2] = [
-    Bounds { loaded: 12_000, verified: 334_000, stack: 328 },
-    Bounds { loaded: 3_050, verified: 46_000, stack: 256 },
+    Bounds { loaded: 13_750, verified: 416_000, stack: 344 },
+    Bounds { loaded: 3_400, verified: 46_000, stack: 264 },
 ];
 
 #[test]
