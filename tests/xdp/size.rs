@@ -25,7 +25,7 @@ struct Bounds {
 
 const BOUNDS: [Bounds; 2] = [
     Bounds { loaded: 13_750, verified: 416_000, stack: 344 },
-    Bounds { loaded: 3_400, verified: 46_000, stack: 264 },
+    Bounds { loaded: 3_120, verified: 46_000, stack: 264 },
 ];
 
 #[test]
