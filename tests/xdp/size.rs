@@ -24,7 +24,7 @@ struct Bounds {
 }
 
 const BOUNDS: [Bounds; 2] = [
-    Bounds { loaded: 13_750, verified: 416_000, stack: 344 },
+    Bounds { loaded: 13_750, verified: 452_000, stack: 344 },
     Bounds { loaded: 3_120, verified: 46_000, stack: 264 },
 ];
 
