@@ -24,6 +24,25 @@ static __always_inline struct claim read_claim(const struct packet *p)
 	return claim;
 }
 
+/* Refuses a segment without a flow that returns no cookie, unless it is the engine that may let it through, or resets it. */
+static __always_inline int refuse(const struct packet *p, const struct service *service, __u32 reason)
+{
+	struct service_counters *row;
+
+	/* Of a connection that began before the start, perhaps. */
+	if (service->flags & SERVICE_GRACE)
+		return IS_ODD;
+	if (reason != DROP_COOKIE_INVALID)
+		return DROPPED(reason);
+	if ((service->flags & SERVICE_RESET_UNKNOWN) &&
+	    take_reset(service, p->service, now_in_nanos(p)))
+		return GOES_UP;
+	row = service_counters(p);
+	if (row)
+		row->cookie_invalid++;
+	return DROPPED(DROP_COOKIE_INVALID);
+}
+
 /* What becomes of a segment without a flow before a cookie is looked for in it. */
 static __always_inline int meet(const struct settings *settings, const struct packet *p,
 				const struct service *service)
@@ -40,27 +59,12 @@ static __always_inline int meet(const struct settings *settings, const struct pa
 		return IS_WANTED;
 	if (service->mode == MODE_MONITOR || rule == RULE_ALLOW)
 		return CROSSES;
-	if (service->flags & SERVICE_GRACE)
-		return GOES_UP;
 	verdict = screen(p);
 	if (verdict != CONTINUE)
 		return verdict;
 	if (!(p->flags & FLAG_ACK) || (p->flags & (FLAG_SYN | FLAG_RST)))
-		return DROPPED(DROP_NO_FLOW);
+		return refuse(p, service, DROP_NO_FLOW);
 	return settings->has_key[settings->parity & 1] ? CONTINUE : DROPPED(DROP_NO_KEY);
-}
-
-/* Refuses an ACK without a flow that returns no cookie. */
-static __always_inline int refuse(const struct packet *p, const struct service *service)
-{
-	struct service_counters *row = service_counters(p);
-
-	if ((service->flags & SERVICE_RESET_UNKNOWN) &&
-	    take_reset(service, p->service, now_in_nanos(p)))
-		return GOES_UP;
-	if (row)
-		row->cookie_invalid++;
-	return DROPPED(DROP_COOKIE_INVALID);
 }
 
 /* Handles a segment of a client that is no SYN. */
@@ -81,13 +85,13 @@ static __always_inline int handle_client(const struct settings *settings, struct
 		return verdict;
 	claim = read_claim(p);
 	if (service && (service->flags & SERVICE_REQUIRE_TIMESTAMPS) && !claim.has_timestamps)
-		return DROPPED(DROP_TIMESTAMPS_REQUIRED);
+		return refuse(p, service, DROP_TIMESTAMPS_REQUIRED);
 	if (cookie_is_good(settings, p, &claim)) {
 		mark_pending(settings, p);
 		return IS_WANTED;
 	}
 	if (service)
-		return refuse(p, service);
+		return refuse(p, service, DROP_COOKIE_INVALID);
 	return slot ? keep_out(p, slot) : GOES_UP;
 }
 

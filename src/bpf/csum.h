@@ -8,10 +8,9 @@
 
 #include "parse.h"
 
-/* The one's complement sum of what was added up. */
+/* The one's complement sum of what was added up: less than 2^42, for that is more than all words of a frame make. */
 static __always_inline __u16 csum_fold(__u64 sum)
 {
-	sum = (sum >> 32) + (sum & 0xffffffff);
 	sum = (sum >> 16) + (sum & 0xffff);
 	sum = (sum >> 16) + (sum & 0xffff);
 	sum = (sum >> 16) + (sum & 0xffff);

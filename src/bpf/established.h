@@ -158,9 +158,7 @@ static __always_inline int handle_in_flow(const struct settings *settings, struc
 	p->service = slot->service < NO_SERVICE ? slot->service : NO_SERVICE;
 	if (is_denied(settings, p))
 		return DROPPED(DROP_DENIED);
-	if (slot->flags & FLOW_UP)
-		return GOES_UP;
-	if (p->flags & (FLAG_SYN | FLAG_FIN | FLAG_RST))
+	if ((slot->flags & FLOW_UP) || (p->flags & (FLAG_SYN | FLAG_FIN | FLAG_RST)))
 		return IS_WANTED;
 	if (is_acceptable(p, slot))
 		return pass_on(p, slot);

@@ -85,10 +85,16 @@ impl Program {
     }
 
     pub fn run(&self, side: Side, frame: &[u8]) -> Run {
+        self.repeat(side, frame, 1)
+    }
+
+    /// Runs a frame that stays as it is so many times; what becomes of the last.
+    pub fn repeat(&self, side: Side, frame: &[u8], times: u32) -> Run {
         let mut out = vec![0; frame.len() + 256];
         let mut options = TestRunOptions::new();
         options.data_in = Some(frame);
         options.data_out = Some(&mut out);
+        options.repeat = times;
         let result = self.entries[side.index()].test_run(options).unwrap_or_else(|error| {
             panic!("a frame of {} octets: {error}", frame.len());
         });

@@ -148,3 +148,40 @@ fn flows_outlive_their_service() {
         assert!(!passed.is_up && passed.outcome.out[0].1 != data);
     }
 }
+
+/// The same frame with an IP header of 24 octets.
+fn with_ip_options(mut frame: Vec<u8>) -> Vec<u8> {
+    frame[14] += 1;
+    frame[17] += 4;
+    frame.splice(34..34, [1; 4]);
+    complete(&mut frame);
+    frame
+}
+
+#[test]
+fn odd_headers_go_up_only_if_aimed_at_somebody_and_not_in_millions() {
+    let (program, _bench) = program(&format!("{WEB}, mode = \"always\""));
+    let foreign = Seg::of(([198, 18, 0, 1], 7).into(), "203.0.113.1:80".parse().unwrap()).flags(SYN);
+    let foreign = with_ip_options(foreign.frame(Side::Client));
+    assert_eq!(program.run(Side::Client, &foreign).action, Action::Redirect);
+    let odd = with_ip_options(syn(7));
+    assert_eq!(program.run(Side::Client, &odd).action, Action::Up);
+    assert_eq!(program.repeat(Side::Client, &odd, FLOOD).action, Action::Drop);
+    assert_eq!(program.run(Side::Server, &odd).action, Action::Up, "servers are trusted");
+}
+
+#[test]
+fn a_cookie_that_is_returned_again_and_again_goes_up_only_so_often() {
+    let (program, _bench) = program(&format!("{WEB}, mode = \"always\""));
+    let answer = program.run(Side::Client, &syn(7));
+    assert_eq!(answer.action, Action::Transmit);
+    let isn = crate::flows::told(&answer.frame).0;
+    let client = ([198, 18, 0, 1], 7).into();
+    let ack = Seg::of(client, "198.18.255.2:80".parse().unwrap()).seq(1).ack(isn.wrapping_add(1));
+    let ack = ack.frame(Side::Client);
+    assert_eq!(program.run(Side::Client, &ack).action, Action::Up);
+    assert_eq!(program.repeat(Side::Client, &ack, FLOOD).action, Action::Drop);
+}
+
+/// More than goes up while it takes.
+const FLOOD: u32 = 1_000_000;
