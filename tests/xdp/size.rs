@@ -24,7 +24,7 @@ struct Bounds {
 }
 
 const BOUNDS: [Bounds; 2] = [
-    Bounds { loaded: 13_800, verified: 425_000, stack: 344 },
+    Bounds { loaded: 13_800, verified: 486_000, stack: 344 },
     Bounds { loaded: 3_050, verified: 46_000, stack: 256 },
 ];
 
