@@ -24,13 +24,8 @@ struct Bounds {
 }
 
 const BOUNDS: [Bounds; 2] = [
-<<<<<<< HEAD
-    Bounds { loaded: 13_800, verified: 486_000, stack: 344 },
-    Bounds { loaded: 3_050, verified: 46_000, stack: 256 },
-=======
     Bounds { loaded: 13_850, verified: 486_000, stack: 344 },
     Bounds { loaded: 3_150, verified: 48_000, stack: 272 },
->>>>>>> main
 ];
 
 #[test]
