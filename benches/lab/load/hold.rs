@@ -32,8 +32,12 @@ enum Peer {
     Reflect,
     /// `outside` drops everything.
     Drop,
+    /// The same, behind a look at the headers.
+    DropRead,
     /// Each port of the box sends everything out of the other.
     Redirect,
+    /// The same, behind a look at the headers.
+    RedirectRead,
     /// `eth0` counts the segments of a load and drops them.
     Count,
 }
@@ -57,7 +61,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let programs: &[_] = match args.peer {
         Peer::Reflect => &[("reflect", "outside")],
         Peer::Drop => &[("drop", "outside")],
+        Peer::DropRead => &[("drop_read", "outside")],
         Peer::Redirect => &[("to_inside", "outside"), ("to_outside", "inside")],
+        Peer::RedirectRead => &[("to_inside_read", "outside"), ("to_outside_read", "inside")],
         Peer::Count => bail!("counters have no place in the box"),
     };
     for (name, port) in programs {

@@ -173,7 +173,9 @@ def all_peers(lab):
     peers = [
         Peer(lab, "reflector", "bridge", "reflect"),
         Peer(lab, "drop", "bridge", "drop"),
+        Peer(lab, "drop-read", "bridge", "drop-read"),
         Peer(lab, "redirect", "bridge", "redirect"),
+        Peer(lab, "redirect-read", "bridge", "redirect-read"),
         Peer(lab, "plain", "plain"),
         Peer(lab, "synproxy", "synproxy"),
         Synwall(lab, "pnet"),

@@ -8,7 +8,8 @@ from .figures import GOALS, LABELS, Spread, write
 from .lab import ROOT
 
 PEERS = {
-    "reflector": "XDP_TX reflector", "drop": "XDP_DROP", "redirect": "XDP redirect", "plain": "plain forwarding",
+    "reflector": "XDP_TX reflector", "drop": "XDP_DROP", "drop-read": "XDP_DROP that reads", "redirect": "XDP redirect",
+    "redirect-read": "XDP redirect that reads", "plain": "plain forwarding",
     "synproxy": "nftables synproxy", "pnet": "synwall on pnet", "xdp": "synwall on XDP",
 }  # fmt: skip
 DOCUMENT, PICTURE = ROOT / "docs/performance.md", ROOT / "docs/performance.svg"

@@ -37,8 +37,8 @@ class Rows:
         self.lab, self.settings = lab, settings
         self.rounds = {
             self.syn: ["reflector", "plain", "synproxy", "pnet", "xdp"],
-            self.ack: ["drop", "synproxy", "pnet", "xdp"],
-            self.established: ["redirect", "plain", "pnet", "xdp"],
+            self.ack: ["drop", "drop-read", "synproxy", "pnet", "xdp"],
+            self.established: ["redirect", "redirect-read", "plain", "pnet", "xdp"],
             self.connect: ["plain", "synproxy", "pnet", "xdp"],
             self.bulk: ["plain", "synproxy", "pnet", "xdp"],
             self.bulk_offloads: ["plain", "synproxy", "pnet"],
