@@ -460,7 +460,7 @@ fn run_serves_reloads_and_stops_and_the_host_is_left_as_it_was() {
         "problem: the last reload failed and changed nothing: the log says why",
         "configuration not reloaded, nothing changed: synwall.toml:14:2: unknown key \"nonsense\"",
         "configuration reloaded services=1",
-        "configuration not reloaded, nothing changed: [plane] changed, which takes a restart",
+        "configuration not reloaded, nothing changed: [plane] workers changed, which takes a restart",
         "stopping signal=\"SIGTERM\"",
         "stopped received=",
     ] {
