@@ -482,7 +482,7 @@ fn doctor_tries_the_xdp_program_and_detach_keeps_to_what_synwall_left() {
         "$SYNWALL" doctor --config xdp.toml
         fails "$SYNWALL" doctor --config elsewhere.toml
         "$SYNWALL" detach --config xdp.toml
-        mkdir "$PWD/mistyped"; touch "$PWD/mistyped/file"
+        mkdir -p "$PWD/mistyped"; touch "$PWD/mistyped/file"
         sed "s|workers = 2|pin = \"$PWD/mistyped\"|" synwall.toml > mistyped.toml
         fails "$SYNWALL" detach --config mistyped.toml
         test -e "$PWD/mistyped/file"
