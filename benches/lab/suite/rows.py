@@ -42,9 +42,9 @@ class Rows:
             self.connect: ["plain", "synproxy", "pnet", "xdp"],
             self.bulk: ["plain", "synproxy", "pnet", "xdp"],
             self.bulk_offloads: ["plain", "synproxy", "pnet"],
-            self.clients: ["plain", "synproxy", "pnet", "xdp"],
         }
-        self.once = {self.memory: ["pnet", "xdp"]}
+        # Behind synproxy some clients hang until they give up, minutes in all: docs/performance.md.
+        self.once = {self.clients: ["plain", "pnet", "xdp"], self.memory: ["pnet", "xdp"]}
 
     def check_load(self, plain):
         """That what the generator makes is what a TCP takes: all of it arrives, with right checksums."""
