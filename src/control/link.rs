@@ -10,6 +10,7 @@ use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
 
 use super::sys;
+use crate::io::ethtool::{self, Ethtool};
 
 /// An interface as it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,11 +103,11 @@ pub struct Offloads {
 /// # Errors
 /// There is no socket to ask with.
 pub fn offloads(name: &str) -> io::Result<Offloads> {
-    let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
-    let is_on = |command, bit| sys::ethtool(socket.as_fd(), name, command).unwrap_or(0) & bit != 0;
+    let ethtool = Ethtool::open()?;
+    let is_on = |command, bit| ethtool.value(name, command).unwrap_or(0) & bit != 0;
     let on =
         OFFLOADS.iter().filter(|(_, command, bit)| is_on(*command, *bit)).map(|(name, _, _)| *name).collect();
-    Ok(Offloads { on, lro: is_on(ETHTOOL_GFLAGS, ETH_FLAG_LRO) })
+    Ok(Offloads { on, lro: is_on(ethtool::FLAGS, ETH_FLAG_LRO) })
 }
 
 /// Opens a packet socket with the options that the raw-socket plane needs, and closes it again.
@@ -199,7 +200,6 @@ const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_INFO_KIND: u16 = 1;
 
-const ETHTOOL_GFLAGS: u32 = 0x25;
 const ETH_FLAG_LRO: u32 = 1 << 15;
 
 /// What ethtool calls it, the command that asks for it, and the bit of the answer.
@@ -209,8 +209,8 @@ const OFFLOADS: &[(&str, u32, u32)] = &[
     ("tso", 0x1e, 1),
     ("gso", 0x23, 1),
     ("gro", 0x2b, 1),
-    ("tx-vlan", ETHTOOL_GFLAGS, 1 << 7),
-    ("rx-vlan", ETHTOOL_GFLAGS, 1 << 8),
+    ("tx-vlan", ethtool::FLAGS, 1 << 7),
+    ("rx-vlan", ethtool::FLAGS, 1 << 8),
 ];
 
 #[cfg(test)]

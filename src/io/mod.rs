@@ -6,6 +6,7 @@
 
 pub mod af_packet;
 pub mod clock;
+pub mod ethtool;
 pub mod fault;
 pub mod memory;
 pub mod pcap;

@@ -40,6 +40,7 @@ pub use pin::{examine_pin, remove};
 pub use policy::Unfit;
 
 use crate::engine::Side;
+use crate::io::ethtool::Ethtool;
 use attach::Attached;
 use counters::Counting;
 use maps::Sizes;
@@ -282,7 +283,7 @@ pub fn probe() -> Result<(), XdpError> {
 
 /// The name of an interface's driver, if it has one.
 pub fn driver(interface: &str) -> Option<String> {
-    sys::driver(interface).ok()
+    Ethtool::open().and_then(|ethtool| ethtool.driver(interface)).ok()
 }
 
 fn open_maps(

@@ -5,9 +5,10 @@ use std::path::Path;
 
 use aya::maps::{Array, Map, MapData, MapError};
 
+use super::Mode;
 use super::error::XdpError;
-use super::{Mode, sys};
 use crate::engine::Side;
+use crate::io::ethtool::{self, Ethtool};
 
 /// What was found and done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,16 +58,17 @@ impl Record {
 
     /// Has the port on `side` leave VLAN tags in arriving frames.
     pub(super) fn keep_tags(&mut self, side: Side, interface: &str) -> Result<(), XdpError> {
-        // A driver that cannot tell has no such offload.
-        let flags = sys::ethtool_flags(interface).unwrap_or(0);
-        if flags & ETH_FLAG_RXVLAN == 0 {
-            return Ok(());
-        }
         let refused = |error: std::io::Error| XdpError::VlanOffload {
             interface: interface.to_owned(),
             reason: error.to_string(),
         };
-        sys::set_ethtool_flags(interface, flags & !ETH_FLAG_RXVLAN).map_err(refused)?;
+        // A driver that cannot tell has no such offload.
+        let ethtool = Ethtool::open().map_err(refused)?;
+        let flags = ethtool.value(interface, ethtool::FLAGS).unwrap_or(0);
+        if flags & ETH_FLAG_RXVLAN == 0 {
+            return Ok(());
+        }
+        ethtool.set_flags(interface, flags & !ETH_FLAG_RXVLAN).map_err(refused)?;
         if let Some(was_on) = self.rx_vlan.get_mut(side.index()) {
             *was_on = true;
         }
@@ -78,8 +80,9 @@ impl Record {
         if !self.rx_vlan.get(side.index()).is_some_and(|was_on| *was_on) {
             return Ok(false);
         }
-        let flags = sys::ethtool_flags(interface)?;
-        sys::set_ethtool_flags(interface, flags | ETH_FLAG_RXVLAN)?;
+        let ethtool = Ethtool::open()?;
+        let flags = ethtool.value(interface, ethtool::FLAGS)?;
+        ethtool.set_flags(interface, flags | ETH_FLAG_RXVLAN)?;
         Ok(true)
     }
 }

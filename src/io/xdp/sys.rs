@@ -1,4 +1,4 @@
-//! The system calls of the XDP plane that no safe wrapper covers: mapping maps into memory, and ethtool.
+//! The system calls of the XDP plane that no safe wrapper covers: mapping maps into memory, and detaching by a pin.
 //!
 //! The only file of `xdp` with system calls and `unsafe`. Every function is safe to call with any argument.
 #![allow(unsafe_code)]
@@ -14,7 +14,6 @@ use std::ptr::{self, NonNull};
 use std::slice;
 
 use libc::c_int;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 use super::abi::Shared;
 
@@ -85,82 +84,5 @@ fn bpf(command: c_int, attributes: [u64; 2]) -> io::Result<i64> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-/// The ethtool flags (`ETH_FLAG_*`) of an interface.
-pub(super) fn ethtool_flags(interface: &str) -> io::Result<u32> {
-    let mut value = Value { command: ETHTOOL_GFLAGS, data: 0 };
-    ethtool(interface, &mut value)?;
-    Ok(value.data)
-}
-
-/// Sets the ethtool flags of an interface.
-pub(super) fn set_ethtool_flags(interface: &str, flags: u32) -> io::Result<()> {
-    ethtool(interface, &mut Value { command: ETHTOOL_SFLAGS, data: flags })
-}
-
-/// The name of an interface's driver.
-pub(super) fn driver(interface: &str) -> io::Result<String> {
-    let mut info = DriverInfo { command: ETHTOOL_GDRVINFO, driver: [0; 32], rest: [0; 160] };
-    ethtool(interface, &mut info)?;
-    let name = info.driver.iter().take_while(|octet| **octet != 0).copied().collect();
-    String::from_utf8(name).map_err(io::Error::other)
-}
-
-/// What an ethtool command reads and writes.
-///
-/// # Safety
-///
-/// Plain words and octets, `repr(C)`, beginning with the command, and as long as that command's struct.
-unsafe trait Command {}
-
-// SAFETY: `struct ethtool_value`, two words, for the commands that it is used with.
-unsafe impl Command for Value {}
-// SAFETY: `struct ethtool_drvinfo`, 196 octets, by the assert below.
-unsafe impl Command for DriverInfo {}
-
-fn ethtool<C: Command>(interface: &str, command: &mut C) -> io::Result<()> {
-    let socket: OwnedFd = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
-    let mut request =
-        Request { name: [0; libc::IFNAMSIZ], command: ptr::from_mut(command).cast(), rest: [0; 2] };
-    // The last octet stays 0: the name ends within the field.
-    for (to, from) in request.name.iter_mut().take(libc::IFNAMSIZ - 1).zip(interface.bytes()) {
-        *to = from;
-    }
-    // SAFETY: `request` has the size and layout of a `struct ifreq` whose union holds a pointer to the command's struct;
-    // `C: Command` says that this is what it points to, and both outlive the call.
-    let result = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL, &raw mut request) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-}
-
-/// `struct ethtool_value`.
-#[repr(C)]
-struct Value {
-    command: u32,
-    data: u32,
-}
-
-/// `struct ethtool_drvinfo`: of what follows the command and the driver's name nothing is used.
-#[repr(C)]
-struct DriverInfo {
-    command: u32,
-    driver: [u8; 32],
-    rest: [u8; 160],
-}
-
-const _: () = assert!(size_of::<DriverInfo>() == 196);
-
-/// A `struct ifreq` whose union holds a pointer.
-#[repr(C)]
-struct Request {
-    name: [u8; libc::IFNAMSIZ],
-    command: *mut libc::c_void,
-    rest: [u64; 2],
-}
-
-const _: () = assert!(size_of::<Request>() == size_of::<libc::ifreq>());
-
 const BPF_OBJ_GET: c_int = 7;
 const BPF_LINK_DETACH: c_int = 34;
-const SIOCETHTOOL: libc::Ioctl = 0x8946;
-const ETHTOOL_GDRVINFO: u32 = 3;
-const ETHTOOL_GFLAGS: u32 = 0x25;
-const ETHTOOL_SFLAGS: u32 = 0x26;
