@@ -10,7 +10,7 @@ use super::Step;
 use super::backend::Handshake;
 use super::classify::{Arrival, verify};
 use super::direct::LOOK_INTERVAL;
-use super::half_open::Phase;
+use super::half_open::{HalfOpen, Phase};
 use super::policy::{Service, ServiceId};
 use super::reply;
 use super::service::mss_of_mtu;
@@ -91,8 +91,11 @@ impl Step<'_> {
         let forgotten_iss = Some(handshake.cookie_iss);
         let window = arrival.window;
         let handshake = Handshake { client_tsval, cookie_ts, offer, window, forgotten_iss, ..handshake };
-        // Beyond a budget the entry stays, and the client tries again.
+        // Beyond a budget the entry stays, and the client tries again, unless it was told that there is no room.
         if let Err(reason) = self.may_open_backend(arrival) {
+            if self.turn_away(arrival, frame, &handshake, reason) {
+                self.shared.half_open.remove_if(&arrival.key, HalfOpen::is_direct);
+            }
             return Verdict::Drop(reason);
         }
         let payload = if is_first { segment.payload() } else { &[] };

@@ -11,6 +11,7 @@ use super::policy::{Service, ServiceId};
 use super::reply;
 use super::service::{SMALLEST_MSS, default_mss, mss_of_mtu};
 use super::sightings::Sighted;
+use super::syn_sent::Opened;
 use super::verdict::{DropReason, Side, Verdict};
 use crate::cookie::{self, Offer, Redeemed, Tuple};
 use crate::table::flow_key::FlowKey;
@@ -246,8 +247,6 @@ impl Step<'_> {
     /// Admits the connection of a returned cookie: a half-open entry, and a SYN to the server.
     pub(super) fn admit(&mut self, arrival: &Arrival<'_>, frame: &[u8], redemption: &Redemption) -> Verdict {
         self.counters(arrival.id).cookie_valid.add(1);
-        self.shared.service(arrival.id).pressure.note_returned(self.now, arrival.service);
-        self.sight(Sighted::Completed, arrival, frame);
         self.remember_source(arrival);
         let segment = Segment::new(frame, arrival.layout);
         let handshake = Handshake {
@@ -263,7 +262,49 @@ impl Step<'_> {
             forgotten_iss: redemption.forgotten_iss,
         };
         let payload = if redemption.is_probe { &[] } else { segment.payload() };
-        self.open_backend(arrival, handshake, payload, !redemption.is_probe)
+        match self.open_backend(arrival, handshake, payload, !redemption.is_probe) {
+            Ok(Opened::Now) => {
+                // Once for each cookie, and not before it is redeemed: copies of an ACK beyond a budget would hide a flood.
+                self.shared.service(arrival.id).pressure.note_returned(self.now, arrival.service);
+                self.sight(Sighted::Completed, arrival, frame);
+                Verdict::Consume
+            }
+            Ok(Opened::Before) => Verdict::Consume,
+            Err(reason) => {
+                self.turn_away(arrival, frame, &handshake, reason);
+                Verdict::Drop(reason)
+            }
+        }
+    }
+
+    /// Tells a client that returned its cookie and cannot be served, by RST within the service's budget: it believes that it
+    /// is connected. Beyond a rate it will try again, if it is the first to speak. Whether it was told.
+    pub(super) fn turn_away(
+        &mut self,
+        arrival: &Arrival<'_>,
+        frame: &[u8],
+        handshake: &Handshake,
+        reason: DropReason,
+    ) -> bool {
+        let is_full = matches!(
+            reason,
+            DropReason::FlowTableFull | DropReason::HalfOpenFull | DropReason::SourceShareFull
+        );
+        let is_beyond_a_rate =
+            matches!(reason, DropReason::SourceConnectionsExceeded | DropReason::BackendRateExceeded);
+        let waits = is_full || (is_beyond_a_rate && arrival.service.server_speaks_first);
+        if !waits || !self.may_reset(arrival) {
+            return false;
+        }
+        self.counters(arrival.id).reset_client.add(1);
+        self.send(Side::Client, &handshake.reset_client(&arrival.key));
+        let carries =
+            !Segment::new(frame, arrival.layout).payload().is_empty() || arrival.flags.has(Flags::FIN);
+        if carries {
+            // Its client may send the request once more on another connection: a copy of this one must not be executed.
+            self.reject(arrival.key, handshake.client_iss);
+        }
+        true
     }
 }
 

@@ -17,35 +17,44 @@ use crate::wire::build::SegmentSpec;
 use crate::wire::frame::Version;
 use crate::wire::tcp::{Flags, Segment};
 
+/// Whose cookie it was that opened a connection to the server.
+pub(super) enum Opened {
+    /// This one.
+    Now,
+    /// A copy of it.
+    Before,
+}
+
 impl Step<'_> {
     /// Enters SYN-SENT: remembers the connection and sends its SYN to the server. `payload` is early data; the
     /// segment's FIN counts only if that `is_whole`.
+    ///
+    /// # Errors
+    /// Why it does not.
     pub(super) fn open_backend(
         &mut self,
         arrival: &Arrival<'_>,
         handshake: Handshake,
         payload: &[u8],
         is_whole: bool,
-    ) -> Verdict {
-        if let Err(reason) = self.may_open_backend(arrival) {
-            return Verdict::Drop(reason);
-        }
+    ) -> Result<Opened, DropReason> {
+        self.may_open_backend(arrival)?;
         let entry = self.backend_entry(arrival, handshake, payload, is_whole);
         let deadline = entry.deadline;
         match self.shared.half_open.admit(arrival.key, entry, self.half_open_caps(arrival)) {
             Ok(()) => {}
-            Err(Refused::Full) => return Verdict::Drop(DropReason::HalfOpenFull),
-            Err(Refused::ShareFull) => return Verdict::Drop(DropReason::SourceShareFull),
+            Err(Refused::Full) => return Err(DropReason::HalfOpenFull),
+            Err(Refused::ShareFull) => return Err(DropReason::SourceShareFull),
             // Another worker was faster with the same ACK.
-            Err(Refused::Exists) => return Verdict::Consume,
+            Err(Refused::Exists) => return Ok(Opened::Before),
         }
         if self.shared.flows.contains(&arrival.key) {
             // Or with all of the handshake: the flow was opened, and its entry removed, since it was looked for.
             self.shared.half_open.remove_if(&arrival.key, HalfOpen::is_backend);
-            return Verdict::Drop(DropReason::EarlyDataExceeded);
+            return Err(DropReason::EarlyDataExceeded);
         }
         self.start_backend(arrival, deadline, &handshake);
-        Verdict::Consume
+        Ok(Opened::Now)
     }
 
     /// Takes a connection to the server out of its budgets.

@@ -100,6 +100,16 @@ impl Step<'_> {
         }
     }
 
+    /// Arms the timer of a flow that has come up, for `at`, unless another has been armed for it since.
+    fn rearm_flow(&mut self, due: &Due<TimerKind>, at: Instant) {
+        let (now, timers) = (self.now, &mut *self.timers);
+        self.shared.flows.with(&due.key, |flow| {
+            if flow.armed_for == due.armed_for {
+                flow.armed_for = timers.arm(due.key, TimerKind::Flow, now, at);
+            }
+        });
+    }
+
     fn flow_timeout(&mut self, due: &Due<TimerKind>) {
         let (now, limits, timers) = (self.now, &self.policy.limits, &mut *self.timers);
         let fast = self.fast;
@@ -119,6 +129,8 @@ impl Step<'_> {
             return;
         }
         let Some(flow) = self.remove_flow_if(&due.key, |flow| flow.deadline(limits) <= now) else {
+            // A segment came between the two looks, in another worker: the flow lives on, and so does its timer.
+            self.rearm_flow(due, now);
             return;
         };
         if flow.state == FlowState::Reset && !flow.is_direct {

@@ -166,8 +166,13 @@ fn syn_sent_half_open_caps_refuse_and_count() {
     let second = lab.syn_with(linux_syn().port(40_001));
     lab.skip();
     assert_eq!(lab.client(lab.client_ack(second).port(40_001)), Verdict::Drop(DropReason::HalfOpenFull));
-    lab.expect_nothing();
-    lab.expect_counters(&[("cookie_valid", 1), ("drop.half_open_full", 1)]);
+    lab.expect(&[reset_line(second)]);
+    lab.expect_counters(&[
+        ("cookie_valid", 1),
+        ("drop.half_open_full", 1),
+        ("reset_client", 1),
+        ("outside.originated", 1),
+    ]);
 }
 
 /// Row 33.
@@ -178,8 +183,13 @@ fn listen_full_flow_table_refuses_and_keeps_what_is_established() {
     let second = lab.syn_with(linux_syn().port(40_001));
     lab.skip();
     assert_eq!(lab.client(lab.client_ack(second).port(40_001)), Verdict::Drop(DropReason::FlowTableFull));
-    lab.expect_nothing();
-    lab.expect_counters(&[("cookie_valid", 1), ("drop.flow_table_full", 1)]);
+    lab.expect(&[reset_line(second)]);
+    lab.expect_counters(&[
+        ("cookie_valid", 1),
+        ("drop.flow_table_full", 1),
+        ("reset_client", 1),
+        ("outside.originated", 1),
+    ]);
 }
 
 /// Row 48.

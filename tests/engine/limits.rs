@@ -128,7 +128,8 @@ fn one_prefix_takes_its_share_of_the_half_open_table_and_the_others_get_in() {
         ("synack_sent", 1),
         ("cookie_valid", 1),
         ("drop.source_share_full", 1),
-        ("outside.originated", 1),
+        ("reset_client", 1),
+        ("outside.originated", 2),
     ]);
     assert_eq!(ask(&mut lab, [2, 1], 1000), Verdict::Consume);
     // What it gives back it may take again.

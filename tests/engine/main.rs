@@ -18,6 +18,7 @@ mod closing;
 mod early_data;
 mod fragments;
 mod frames;
+mod fullness;
 mod handshake;
 mod icmp;
 mod lent;

@@ -7,7 +7,9 @@ use std::os::linux::net::TcpStreamExt;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, connect, socket};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket, sockopt,
+};
 use sha2::{Digest, Sha256};
 
 use crate::lab::Lab;
@@ -32,6 +34,17 @@ pub(crate) fn serve<T: Send + 'static>(
 /// Connects from within the calling thread's namespace.
 pub(crate) fn open(address: SocketAddr) -> Result<TcpStream> {
     TcpStream::connect_timeout(&address, PATIENCE).map(patient)
+}
+
+/// Connects from this address and port, which an earlier connection may have left a moment ago.
+pub(crate) fn open_from(local: SocketAddr, address: SocketAddr) -> Result<TcpStream> {
+    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let fd = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    setsockopt(&fd, sockopt::ReuseAddr, &true)?;
+    bind(fd.as_raw_fd(), &SockaddrStorage::from(local))?;
+    let stream = patient(TcpStream::from(fd));
+    connect(stream.as_raw_fd(), &SockaddrStorage::from(address))?;
+    Ok(stream)
 }
 
 /// Connects so that the first data travels in the third segment of the handshake: a socket in interactive mode

@@ -2,16 +2,19 @@
 //! the plane comes and goes in a running process.
 
 use std::fs;
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use nix::libc;
 use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::lab::{CONFIG, Lab, SERVER, eventually, plane};
-use crate::traffic::{address, open, receive_hashed, send_hashed_while, serve, visit};
+use crate::traffic::{address, open, open_from, read, receive_hashed, send_hashed_while, serve, visit};
 
 /// A lab whose synwall has XDP attached.
 fn protected() -> Lab {
@@ -157,6 +160,39 @@ fn an_open_connection_is_translated_in_the_kernel() {
     let [up, forwarded] = [after[0] - before[0], after[1] - before[1]];
     assert!(forwarded > 20_000 && up < forwarded / 1_000, "{up} of {forwarded} frames came up");
     transfers.end();
+    lab.stop();
+}
+
+/// One port, connection after connection, each ended by RST: the slot in the kernel's table is the same each time.
+#[test]
+fn a_client_that_resets_and_connects_again_from_its_port_is_served_each_time() {
+    const TIMES: usize = 50;
+    const LEN: usize = 100;
+    let mut lab = protected();
+    for host in SERVER {
+        let server = address(host, 8000);
+        let echo = serve(&lab, server, TIMES, |mut stream| {
+            let request = read(&mut stream, LEN).unwrap();
+            stream.write_all(&request).unwrap();
+            // The client's RST.
+            stream.read(&mut [0; 1]).unwrap_err().kind()
+        });
+        let client = lab.spawn("client", move || {
+            let any = if server.is_ipv4() { "0.0.0.0:50000" } else { "[::]:50000" };
+            for n in 0..TIMES {
+                let mut stream = open_from(any.parse().unwrap(), server).unwrap();
+                let request = vec![n as u8; LEN];
+                stream.write_all(&request).unwrap();
+                assert_eq!(read(&mut stream, LEN).unwrap(), request, "connection {n}");
+                let at_once = libc::linger { l_onoff: 1, l_linger: 0 };
+                setsockopt(&stream, sockopt::Linger, &at_once).unwrap();
+            }
+        });
+        client.join().unwrap();
+        assert_eq!(echo.join().unwrap(), vec![ErrorKind::ConnectionReset; TIMES]);
+    }
+    lab.assert_metrics(&[("synwall_flows_proxied_total", 2 * TIMES as u64)]);
+    assert_eq!(lab.metric("synwall_dropped_total", "flow_table_full"), 0);
     lab.stop();
 }
 

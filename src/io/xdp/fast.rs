@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU8, AtomicU32};
 use std::time::Duration;
 
 use super::abi::{self, Slot, flow_flag, setting};
-use super::table::{Key, key_of};
+use super::table::{self, Key, key_of};
 use super::{Path, clock, locked, millis};
 use crate::engine::Side;
 use crate::engine::fast::{FastCounts, FastEnd, FastEnds, FastFlow, FastPath};
@@ -182,14 +182,13 @@ fn read_ends(slot: &Slot, now: u32) -> FastEnds {
         edge: end.edge.load(Relaxed),
         max_window: end.max_window.load(Relaxed),
     });
-    // The program's clock is a tick behind: what seems to come from the future came now.
-    let idle = now.wrapping_sub(slot.last_seen.load(Relaxed)).cast_signed().max(0);
+    let idle = table::idle(now, slot.last_seen.load(Relaxed));
     FastEnds {
         client,
         server,
         clock_latest: slot.clock_latest.load(Relaxed),
         clock_reach: slot.clock_reach.load(Relaxed),
-        idle: Duration::from_millis(u64::from(idle.cast_unsigned())),
+        idle: Duration::from_millis(u64::from(idle)),
         marks: slot.marks.load(Relaxed),
     }
 }
@@ -206,7 +205,10 @@ fn note_ends(slot: &Slot, ends: &FastEnds, is_up: bool, now: u32) {
         to.max_window.fetch_max(from.max_window, Relaxed);
     }
     note_clock(slot, ends);
-    move_on(&slot.last_seen, now.wrapping_sub(idle_millis(ends.idle)));
+    let idle = idle_millis(ends.idle);
+    if table::idle(now, slot.last_seen.load(Relaxed)) > idle {
+        slot.last_seen.store(now.wrapping_sub(idle), Relaxed);
+    }
     slot.marks.store(ends.marks, Relaxed);
     set_bit(&slot.flags, flow_flag::UP, is_up);
 }
@@ -238,7 +240,7 @@ fn set_bit(flags: &AtomicU8, bit: u8, is_set: bool) {
 }
 
 fn idle_millis(idle: Duration) -> u32 {
-    u32::try_from(idle.as_millis()).unwrap_or(u32::MAX).min(LONGEST_IDLE)
+    u32::try_from(idle.as_millis()).unwrap_or(u32::MAX).min(table::LONGEST_IDLE)
 }
 
 pub(super) fn nanos(duration: Duration) -> u64 {
@@ -247,9 +249,6 @@ pub(super) fn nanos(duration: Duration) -> u64 {
 
 /// A quarter of the circle, as in `engine::translate`.
 const CLOCK_REACH: u32 = 1 << 30;
-
-/// Milliseconds go around in 49 days: what has been idle for longer than half of it counts as idle for that.
-const LONGEST_IDLE: u32 = i32::MAX as u32;
 
 /// One SYN in 2^16, as for the engine.
 const MOST_SAMPLING: u8 = 16;
@@ -354,5 +353,45 @@ mod tests {
         slot.last_seen.store(1_005, Relaxed);
         assert_eq!(read_ends(&slot, 1_000).idle, Duration::ZERO);
         assert_eq!(read_ends(&slot, 1_105).idle, Duration::from_millis(100));
+    }
+
+    #[test]
+    fn a_month_without_a_segment_is_a_month_wherever_the_clock_goes_around() {
+        const DAY: u32 = 86_400_000;
+        for last_seen in [0, 1, 1 << 31, u32::MAX] {
+            let slot = Slot::default();
+            slot.last_seen.store(last_seen, Relaxed);
+            for days in [24, 25, 30, 49] {
+                let idle = read_ends(&slot, last_seen.wrapping_add(days * DAY)).idle;
+                assert_eq!(idle, Duration::from_millis(u64::from(days) * u64::from(DAY)));
+            }
+        }
+    }
+
+    #[test]
+    fn a_segment_after_a_month_counts() {
+        let slot = Slot::default();
+        slot.last_seen.store(1_000, Relaxed);
+        note_ends(&slot, &ends(7), false, 1_000 + 26 * 86_400_000);
+        assert_eq!(read_ends(&slot, 1_000 + 26 * 86_400_000).idle, ends(7).idle);
+    }
+
+    #[test]
+    fn a_flow_comes_in_with_the_month_that_it_was_idle_for() {
+        let slot = Slot::default();
+        let idle = Duration::from_secs(30 * 86_400);
+        let flow = FastFlow {
+            service: ServiceId(0),
+            is_up: false,
+            is_direct: false,
+            client_iss: 0,
+            delta: 0,
+            ts_delta: 0,
+            server_window: [0; 2],
+            client_window: [0; 2],
+            ends: FastEnds { idle, ..ends(7) },
+        };
+        write_flow(&slot, &flow, 100);
+        assert_eq!(read_ends(&slot, 100).idle, idle);
     }
 }

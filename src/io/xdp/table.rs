@@ -100,7 +100,7 @@ where
         let mut population = locked(&self.population);
         let places = self.places(key);
         let found = self.find(key, &places);
-        let Some(place) = found.or_else(|| self.make_room(now, &places)) else { return false };
+        let Some(place) = found.or_else(|| self.make_room(now, key, &places)) else { return false };
         let Some(slot) = self.slot(place) else { return false };
         begin(slot);
         for (to, from) in slot.key.iter().zip(key) {
@@ -171,7 +171,10 @@ where
     }
 
     /// A slot that may be written, after others have moved if need be.
-    fn make_room(&self, now: u32, places: &Places) -> Option<Place> {
+    fn make_room(&self, now: u32, key: &Key, places: &Places) -> Option<Place> {
+        if let Some(own) = self.own_free_slot(key, places) {
+            return Some(own);
+        }
         let free = |bucket| self.free_lane(now, bucket);
         if let Some(place) = places.buckets.into_iter().find_map(free) {
             return Some(place);
@@ -208,6 +211,15 @@ where
             // Of an empty slot: since when.
             slot.last_seen.store(now, Relaxed);
         }
+    }
+
+    /// The slot that an earlier connection of the same tuple has left. It need not rest: what the program may still write to
+    /// it is of this tuple, and was read before the engine saw the segment that ended that connection, a handshake ago. Else
+    /// a client that opens its connections from one port would find all eight slots of its key at rest.
+    fn own_free_slot(&self, key: &Key, places: &Places) -> Option<Place> {
+        let is_its =
+            |place: &Place| self.tag(*place) == 0 && self.slot(*place).map(key_of).as_ref() == Some(key);
+        places.buckets.into_iter().flat_map(lanes).find(is_its)
     }
 
     fn free_lane(&self, now: u32, bucket: usize) -> Option<Place> {
@@ -310,8 +322,18 @@ fn copy(from: &Slot, to: &Slot) {
 
 /// Whether neither a segment nor a change touched the slot for longer than the program takes for a frame.
 fn has_rested(now: u32, slot: &Slot) -> bool {
-    now.wrapping_sub(slot.last_seen.load(Relaxed)) >= REST
+    idle(now, slot.last_seen.load(Relaxed)) >= REST
 }
+
+/// Milliseconds from `last_seen` to `now`, on a clock that goes around in 49.7 days. What lies less than a minute in the
+/// future came now: the program's clock is a tick behind, and `now` was read before the lock was taken.
+pub(super) fn idle(now: u32, last_seen: u32) -> u32 {
+    let idle = now.wrapping_sub(last_seen);
+    if idle > LONGEST_IDLE { 0 } else { idle }
+}
+
+/// Milliseconds. The longest `established_timeout`, 30 days, is shorter.
+pub(super) const LONGEST_IDLE: u32 = u32::MAX - 60_000;
 
 /// Milliseconds; longer than a processor is taken away from a frame that it has begun with.
 const REST: u32 = 20;

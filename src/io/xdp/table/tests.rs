@@ -72,6 +72,34 @@ fn a_slot_that_was_left_rests() {
 }
 
 #[test]
+fn a_clock_that_was_read_before_the_lock_frees_no_slot_early() {
+    let table = heap(1);
+    let all = table.slots.len() as u32;
+    assert!((0..all).all(|number| admit(&table, 1_000, number)));
+    assert!(table.remove(1_000, &key(0)));
+    assert!(!admit(&table, 999, 50), "one millisecond before");
+    assert!(!admit(&table, 1_000_u32.wrapping_sub(59_999), 50), "nearly a minute before");
+    assert!(admit(&table, 1_000 + REST, 50));
+}
+
+#[test]
+fn the_next_connection_of_a_tuple_takes_the_slot_that_the_one_before_has_left() {
+    let table = heap(1);
+    let all = table.slots.len() as u32;
+    // Another flow lives in each of the other slots.
+    assert!((0..all).all(|number| admit(&table, 1_000, number)));
+    let versions = || table.slots.iter().map(|slot| slot.version.load(Relaxed)).max();
+    for _ in 0..50 {
+        let before = versions();
+        assert!(table.remove(1_000, &key(0)));
+        assert!(!admit(&table, 1_000, 50), "another tuple's waits");
+        assert!(admit(&table, 1_000, 0));
+        assert!(versions() > before, "a reader of the one before sees that it is another");
+        assert_eq!((table.len(), delta(&table, 0)), (all as usize, Some(0)));
+    }
+}
+
+#[test]
 fn versions_are_odd_while_a_slot_is_empty_and_never_the_same_again() {
     let table = heap(1);
     assert!(admit(&table, 100, 1));

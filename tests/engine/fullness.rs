@@ -1,0 +1,188 @@
+//! Tables that somebody fills: others must get in all the same, and who does not is told.
+
+use std::num::NonZeroU32;
+use std::sync::{Arc, Barrier};
+use std::time::Duration;
+
+use synwall::cookie::{KeyRing, MasterKey};
+use synwall::engine::policy::{Limits, Mode, Policy};
+use synwall::engine::{DropReason, Engine, Keys, Outbox, Shared, Side, Verdict};
+use synwall::time::{Instant, WallClock};
+use synwall::wire::buffer::FrameBuf;
+
+use crate::lab::*;
+
+fn secs(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+fn syn_from(client: [u8; 2], port: u16) -> Seg {
+    linux_syn().of_client(client).port(port)
+}
+
+/// A client's whole handshake with P; the server has been sent a SYN.
+fn ask(lab: &mut Lab, client: [u8; 2], port: u16) -> (Verdict, Cookie) {
+    assert_eq!(lab.client(syn_from(client, port)), Verdict::Consume);
+    let cookie = lab.told();
+    (lab.client(lab.client_ack(cookie).of_client(client).port(port)), cookie)
+}
+
+/// Cookies in flight are what a flood is known by: an ACK and its copies take one of them off, and only when it opens a
+/// connection.
+#[test]
+fn one_cookie_returned_many_times_does_not_hide_a_flood() {
+    let mut lab = Lab::with(|service, limits| {
+        service.mode = Mode::Adaptive;
+        limits.max_half_open_per_source = 0;
+    });
+    for n in 0..400u16 {
+        let _ = lab.client(seg(SYN, 77).mss(1460).of_client([(n % 200) as u8 + 20, 3]).port(1000 + n));
+    }
+    assert_eq!(lab.client(syn_from([66, 6], 1)), Verdict::Consume);
+    let cookie = lab.told();
+    let ack = lab.client_ack(cookie).of_client([66, 6]).port(1);
+    for n in 0..400u16 {
+        lab.client(syn_from([(n % 200) as u8, 4], 5_000 + n));
+    }
+    lab.advance(Duration::from_millis(60));
+    lab.skip();
+    let before = lab.snapshot().services[0].cookies_in_flight;
+    assert!(before > 400, "{before}");
+    for _ in 0..before {
+        assert_eq!(lab.client(ack.clone()), Verdict::Drop(DropReason::SourceShareFull));
+    }
+    lab.advance(Duration::from_millis(60));
+    assert_eq!(lab.snapshot().services[0].cookies_in_flight, before);
+    lab.set_policy(|_, limits| limits.max_half_open_per_source = 1);
+    for _ in 0..10 {
+        assert_eq!(lab.client(ack.clone()), Verdict::Consume);
+    }
+    lab.advance(Duration::from_millis(60));
+    assert_eq!(lab.snapshot().services[0].cookies_in_flight, before - 1);
+}
+
+/// Row 33: a client whose ACK finds no room believes that it is connected, and behind a server that speaks first it would
+/// wait for ever.
+#[test]
+fn an_ack_that_finds_no_room_is_answered_by_a_reset() {
+    for change in [
+        |limits: &mut Limits| limits.max_flows = 0,
+        |limits: &mut Limits| {
+            limits.max_half_open_per_source = 0;
+        },
+    ] {
+        let mut lab = Lab::with(|service, limits| {
+            change(limits);
+            service.budgets.reset = NonZeroU32::new(1);
+        });
+        let reason = if lab.shared.policy().limits.max_flows == 0 {
+            DropReason::FlowTableFull
+        } else {
+            DropReason::SourceShareFull
+        };
+        let cookie = lab.syn();
+        let ack = lab.client_ack(cookie);
+        lab.skip();
+        let next = cookie.iss.wrapping_add(1);
+        assert_eq!(lab.client(ack.clone()), Verdict::Drop(reason));
+        lab.expect(&[format!("client > R. {next}:{next}(0) ack {} win 0", c(1))]);
+        lab.expect_counters(&[
+            ("cookie_valid", 1),
+            ("reset_client", 1),
+            (&format!("drop.{}", reason.label()), 1),
+            ("outside.originated", 1),
+        ]);
+        // Within the budget of RSTs.
+        assert_eq!(lab.client(ack), Verdict::Drop(reason));
+        lab.expect_nothing();
+    }
+}
+
+/// Rows 18 and 27: beyond a rate a client that has something to say says it again; one that waits for the server is told.
+#[test]
+fn an_ack_beyond_a_rate_is_answered_by_a_reset_only_where_the_server_speaks_first() {
+    for speaks_first in [false, true] {
+        let mut lab = Lab::with(|service, _| {
+            service.server_speaks_first = speaks_first;
+            service.budgets.backend_syn = NonZeroU32::new(1);
+        });
+        assert_eq!(ask(&mut lab, [0, 1], 1000).0, Verdict::Consume);
+        lab.skip();
+        let (verdict, cookie) = ask(&mut lab, [0, 1], 1001);
+        assert_eq!(verdict, Verdict::Drop(DropReason::BackendRateExceeded));
+        let next = cookie.iss.wrapping_add(1);
+        let sent = lab.outcome();
+        assert_eq!(sent.len(), if speaks_first { 2 } else { 1 });
+        if speaks_first {
+            lab.put_back(sent[1].clone());
+            lab.expect(&[format!("client > R. {next}:{next}(0) ack {} win 0", c(1))]);
+        }
+    }
+}
+
+/// What crossed the RST must not be executed at the server after its client was told that it failed.
+#[test]
+fn a_request_that_found_no_room_is_not_opened_when_there_is_room_again() {
+    let mut lab = Lab::with(|_, limits| limits.max_flows = 0);
+    let cookie = lab.syn();
+    let request = lab.client_ack(cookie).data(b"POST /pay");
+    assert_eq!(lab.client(request.clone()), Verdict::Drop(DropReason::FlowTableFull));
+    lab.set_policy(|_, limits| limits.max_flows = 10);
+    lab.skip();
+    let next = cookie.iss.wrapping_add(1);
+    assert_eq!(lab.client(request), Verdict::Drop(DropReason::CookieReplayed));
+    lab.expect(&[format!("client > R {next}:{next}(0) win 0")]);
+}
+
+/// A flow's time is up at the moment at which another worker sees a segment of it.
+#[test]
+fn a_segment_at_the_moment_of_expiry_does_not_lose_the_flow_s_timer() {
+    const FLOWS: u16 = 20_000;
+    let lab = Lab::new();
+    let frames = |s: &dyn Fn(u16) -> Seg, side| -> Vec<Vec<u8>> {
+        (0..FLOWS).map(|n| lab.frame(side, &s(n).port(1_000 + n))).collect()
+    };
+    let syns = frames(&|_| seg(SYN, 9).mss(1460), Side::Client);
+    let answers = frames(&|_| seg(SYN, 99).ack(10).mss(1460), Side::Server);
+    let acks = frames(&|_| seg(ACK, 10).ack(100), Side::Client);
+    for _ in 0..5 {
+        let mut web = service(Mode::Monitor);
+        web.max_half_open = 65_000;
+        let limits = Limits { established: secs(10), max_half_open_per_source: 65_000, ..Limits::default() };
+        let shared = Arc::new(Shared::new(Policy::new(vec![web], limits, 1500).unwrap(), 2, [1, 2]));
+        let start = Instant::from_nanos(7_000_000_000);
+        let ring = KeyRing::at(&MasterKey::from_bytes([7; 32]), 1);
+        shared.set_keys(Keys { ring, clock: WallClock { at: start, unix: secs(5_000) } });
+        let [mut first, mut second] = [0, 1].map(|worker| Engine::new(shared.clone(), worker));
+        let give = |engine: &mut Engine, now, side, frame: &[u8]| {
+            let (mut buffer, mut out) = (FrameBuf::new(), Outbox::new());
+            buffer.set_bytes(frame);
+            engine.handle_frame(now, side, &mut buffer, &mut out);
+        };
+        for (side, list) in [(Side::Client, &syns), (Side::Server, &answers), (Side::Client, &acks)] {
+            list.iter().for_each(|frame| give(&mut first, start, side, frame));
+        }
+        assert_eq!(shared.snapshot().flows[1].1, u64::from(FLOWS));
+        let end = start.after(secs(10)).after(Duration::from_millis(8));
+        let barrier = Barrier::new(2);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                barrier.wait();
+                let mut out = Outbox::new();
+                while first.handle_timers(end, &mut out) {}
+            });
+            scope.spawn(|| {
+                barrier.wait();
+                // The wheel gives back the latest first.
+                acks.iter().rev().for_each(|frame| give(&mut second, end, Side::Client, frame));
+            });
+        });
+        let mut out = Outbox::new();
+        for minute in 1..=60 {
+            for engine in [&mut first, &mut second] {
+                while engine.handle_timers(end.after(secs(minute * 60)), &mut out) {}
+            }
+        }
+        assert_eq!(shared.snapshot().flows[1].1, 0, "all were idle for 10 s");
+    }
+}
