@@ -16,6 +16,7 @@ mod bounded;
 mod clock;
 mod closing;
 mod early_data;
+mod edges;
 mod fragments;
 mod frames;
 mod fullness;

@@ -1,0 +1,171 @@
+//! Single conditions at their edges: each story fails if one comparison or one `&&` of the engine is another (`make mutants`).
+
+use std::time::Duration;
+
+use synwall::engine::policy::{Mode, Threshold};
+use synwall::engine::sightings::Sighted;
+use synwall::engine::{DropReason, Side, Verdict};
+use synwall::wire::checksum;
+
+use crate::lab::*;
+
+fn syn_line() -> String {
+    format!("server > S {}:{}(0) win 64256 <mss 1460,sackOK,TS val 1001 ecr 0,wscale 7>", c(0), c(1))
+}
+
+/// The counters that a server's valid SYN-ACK moves.
+const OPENED: [(&str, i64); 6] = [
+    ("backend_established", 1),
+    ("flows_proxied", 1),
+    ("handshakes", 1),
+    ("half_open", -1),
+    ("flows.syn_sent", -1),
+    ("flows.established", 1),
+];
+
+#[test]
+fn syn_sent_client_segments_that_open_nothing_are_dropped_for_their_flags() {
+    let mut lab = Lab::new();
+    let cookie = lab.syn_sent();
+    let ack = cookie.iss.wrapping_add(1);
+    for flags in [FIN, PSH, SYN | ACK] {
+        let segment = Seg { flags, ack, ..seg(0, c(1)) };
+        assert_eq!(lab.client(segment), Verdict::Drop(DropReason::BadFlags), "{flags:#x}");
+    }
+    lab.expect_nothing();
+    lab.expect_counters(&[("drop.bad_flags", 3)]);
+}
+
+/// A segment that was overtaken tells neither the clock nor the window: TSval alone, or TSecr alone, shows it.
+#[test]
+fn syn_sent_overtaken_segment_changes_neither_timestamps_nor_window() {
+    for (tsval, back) in [(1_000, 0), (1_002, 1)] {
+        let mut lab = Lab::new();
+        let cookie = lab.syn_sent();
+        let overtaken = seg(0, c(1)).ack(cookie.iss.wrapping_add(1)).window(99);
+        assert_eq!(lab.client(overtaken.ts(tsval, cookie.tsval.wrapping_sub(back))), Verdict::Consume);
+        assert_eq!(lab.server(lab.server_syn_ack()), Verdict::Consume);
+        lab.expect(&[format!("server > . {}:{}(0) ack {} win 502 <TS val 1001 ecr 9000>", c(1), c(1), s(1))]);
+        lab.expect_counters(&[&OPENED[..], &[("inside.originated", 1)]].concat());
+    }
+}
+
+#[test]
+fn syn_sent_nothing_is_kept_behind_the_clients_fin() {
+    let mut lab = Lab::new();
+    let cookie = lab.syn_sent();
+    let ack = cookie.iss.wrapping_add(1);
+    assert_eq!(lab.client(seg(FIN, c(1)).ack(ack).ts(1002, cookie.tsval)), Verdict::Consume);
+    let behind = seg(PSH, c(2)).ack(ack).ts(1003, cookie.tsval).data(b"more");
+    assert_eq!(lab.client(behind), Verdict::Drop(DropReason::EarlyDataExceeded));
+    lab.expect_nothing();
+    lab.expect_counters(&[("drop.early_data_exceeded", 1)]);
+    assert_eq!(lab.server(lab.server_syn_ack()), Verdict::Consume);
+    lab.expect(&[format!("server > F. {}:{}(0) ack {} win 502 <TS val 1003 ecr 9000>", c(1), c(2), s(1))]);
+    assert_eq!(lab.moved()["flows.half_closed"], 1);
+}
+
+#[test]
+fn syn_sent_corrupt_answer_of_the_server_opens_nothing_and_resets_nothing() {
+    for answer in [seg(SYN, SERVER_ISS).ack(c(1)).mss(1460), seg(RST, 0).ack(c(1)), seg(ACK, s(5)).ack(77)] {
+        let mut lab = Lab::new();
+        lab.syn_sent();
+        let mut frame = lab.frame(Side::Server, &answer);
+        frame[14 + 20 + 16] ^= 1; // the checksum
+        assert_eq!(lab.inject(Side::Server, &frame), Verdict::Drop(DropReason::UnexpectedAnswer));
+        lab.expect_nothing();
+        lab.expect_counters(&[("drop.unexpected_answer", 1)]);
+    }
+}
+
+/// It acknowledges the SYN, but no SYN-ACK has come: a connection that the server has from before.
+#[test]
+fn syn_sent_bare_ack_with_the_right_number_opens_nothing() {
+    let mut lab = Lab::new();
+    lab.syn_sent();
+    assert_eq!(lab.server(seg(ACK, s(5)).ack(c(1))), Verdict::Drop(DropReason::UnexpectedAnswer));
+    lab.expect(&[format!("server > R {}:{}(0) win 0", c(1), c(1)), syn_line()]);
+    lab.expect_counters(&[
+        ("drop.unexpected_answer", 1),
+        ("reset_server", 1),
+        ("backend_syn_retransmitted", 1),
+        ("inside.originated", 2),
+    ]);
+}
+
+/// Sources that the operator lets off, and services that are off, are no sign of anything.
+#[test]
+fn syns_that_are_let_off_are_neither_shown_to_the_detector_nor_pressure() {
+    for mode in [Mode::Off, Mode::Adaptive, Mode::Always] {
+        let mut lab = Lab::with(|service, _| {
+            service.mode = mode;
+            service.activate_at = Threshold { half_open: 1_000, syn_rate: 100 };
+        });
+        lab.set_filter(&[], &["198.18.0.1"]);
+        for _ in 0..200 {
+            assert_eq!(lab.client(linux_syn()), Verdict::Forward);
+        }
+        assert!(lab.shared.next_sighting().is_none(), "{mode:?}");
+        assert!(!lab.snapshot().services[0].is_under_pressure, "{mode:?}");
+    }
+    let mut lab = Lab::new();
+    lab.syn();
+    assert_eq!(lab.shared.next_sighting().map(|sighting| sighting.what), Some(Sighted::Syn));
+}
+
+/// Only a direct flow that is live is the server's own connection: a translated one on the tuple is a client's.
+#[test]
+fn a_syn_on_a_translated_tuple_is_challenged_whatever_the_server_opened_itself() {
+    let mut lab = Lab::new();
+    lab.established();
+    assert_eq!(lab.server(seg(SYN, s(900)).mss(1460).port(50_000)), Verdict::Forward);
+    lab.skip();
+    assert_eq!(lab.client(linux_syn()), Verdict::Consume);
+    lab.expect_counters(&[("syn_received", 1), ("synack_sent", 1), ("outside.originated", 1)]);
+    // On the server's own tuple the SYN is the other half of a simultaneous open, and crosses.
+    lab.take();
+    assert_eq!(lab.client(linux_syn().port(50_000)), Verdict::Forward);
+    lab.expect_counters(&[("syn_received", 1)]);
+}
+
+#[test]
+fn a_servers_segment_to_a_denied_client_is_judged_like_any_of_no_connection() {
+    let mut lab = Lab::new();
+    lab.set_filter(&["198.18.0.1"], &[]);
+    assert_eq!(lab.server(seg(SYN, s(0)).ack(c(1))), Verdict::Drop(DropReason::NoFlow));
+    lab.expect(&[format!("server > R {}:{}(0) win 0", c(1), c(1))]);
+    lab.expect_counters(&[("drop.no_flow", 1), ("reset_server", 1), ("inside.originated", 1)]);
+    assert_eq!(lab.client(linux_syn()), Verdict::Drop(DropReason::Denied));
+    lab.expect_counters(&[("drop.denied", 1)]);
+}
+
+/// Row 4.
+#[test]
+fn bogus_ipv6_sources_get_no_answer() {
+    let mut lab = Lab::v6();
+    for source in ["::", "::1", "ff02::1", "2001:db8:255::2"] {
+        let source: std::net::Ipv6Addr = source.parse().unwrap();
+        let mut frame = lab.frame(Side::Client, &linux_syn());
+        frame[22..38].copy_from_slice(&source.octets());
+        frame[70..72].fill(0);
+        let pseudo =
+            checksum::pseudo_header(source.into(), "2001:db8:255::2".parse().unwrap(), frame.len() - 54);
+        let sum = !checksum::add(checksum::sum(&frame[54..]), pseudo);
+        frame[70..72].copy_from_slice(&sum.to_be_bytes());
+        assert_eq!(lab.inject(Side::Client, &frame), Verdict::Drop(DropReason::BogusAddress), "{source}");
+    }
+    lab.expect_nothing();
+    lab.expect_counters(&[("syn_received", 4), ("drop.bogus_address", 4)]);
+}
+
+#[test]
+fn timers_that_are_armed_are_counted() {
+    let mut lab = Lab::new();
+    assert_eq!(lab.armed_timers(), 0);
+    lab.syn_sent();
+    assert_eq!(lab.armed_timers(), 1);
+    lab.server(lab.server_syn_ack());
+    assert_eq!(lab.armed_timers(), 2, "the half-open entry's, which is superseded, and the flow's");
+    lab.advance(Duration::from_secs(2));
+    assert_eq!(lab.armed_timers(), 1);
+}
