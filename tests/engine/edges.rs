@@ -169,3 +169,123 @@ fn timers_that_are_armed_are_counted() {
     lab.advance(Duration::from_secs(2));
     assert_eq!(lab.armed_timers(), 1);
 }
+
+/// The timer that counts is the entry's deadline: nearer ones are armed, no others.
+#[test]
+fn a_change_of_state_arms_a_timer_only_for_what_ends_sooner() {
+    let mut lab = Lab::with(|_, limits| {
+        limits.established = Duration::from_secs(10);
+        limits.half_closed = Duration::from_secs(10);
+        limits.reset = Duration::from_secs(1);
+    });
+    lab.established();
+    assert_eq!(lab.armed_timers(), 2);
+    lab.server(seg(FIN, s(1)).ack(c(1)).ts(9001, 1001));
+    assert_eq!(lab.armed_timers(), 2, "as long as before");
+    lab.server(seg(RST, s(2)));
+    assert_eq!(lab.armed_timers(), 3);
+    lab.skip();
+    lab.advance(Duration::from_millis(999));
+    lab.expect_counters(&[]);
+    lab.advance(Duration::from_millis(9));
+    lab.expect_counters(&[("flows.reset", -1)]);
+}
+
+/// A flow that is longer-lived in its new state is not looked at sooner.
+#[test]
+fn a_change_to_a_longer_life_arms_no_timer() {
+    let mut lab = Lab::with(|_, limits| limits.established = Duration::from_secs(10));
+    lab.established();
+    lab.server(seg(FIN, s(1)).ack(c(1)).ts(9001, 1001));
+    assert_eq!(lab.armed_timers(), 2);
+}
+
+#[test]
+fn reset_entry_lives_from_the_reset_on() {
+    let mut lab = Lab::new();
+    lab.established();
+    lab.advance(Duration::from_secs(40));
+    lab.server(seg(RST, s(1)));
+    lab.skip();
+    lab.advance(Duration::from_millis(44_999));
+    lab.expect_counters(&[]);
+    // A second RST does not prolong it.
+    lab.server(seg(RST, s(1)));
+    lab.advance(Duration::from_millis(9));
+    assert_eq!(lab.moved()["flows.reset"], -1);
+}
+
+/// Only the server of a translated flow is answered in its client's name.
+#[test]
+fn established_syn_acks_that_are_not_the_servers_own_are_not_answered() {
+    let mut lab = Lab::new();
+    lab.established();
+    let own = Seg { flags: SYN | ACK, ack: c(1), ..seg(0, c(1)) };
+    assert_eq!(lab.client(own), Verdict::Drop(DropReason::OutOfWindow));
+    lab.expect_nothing();
+    lab.expect_counters(&[("drop.out_of_window", 1)]);
+
+    let mut lab = Lab::with(|service, _| service.mode = Mode::Adaptive);
+    lab.client(linux_syn());
+    lab.server(lab.server_syn_ack());
+    lab.client(seg(0, c(1)).ack(s(1)).ts(1001, 9000));
+    lab.skip();
+    let again = lab.frame(Side::Server, &lab.server_syn_ack());
+    assert_eq!(lab.server(lab.server_syn_ack()), Verdict::Forward);
+    assert_eq!(lab.take(), [(Side::Client, again)]);
+    lab.expect_counters(&[]);
+}
+
+/// Data that each end sends again and again is no storm of empty ACKs.
+#[test]
+fn retransmissions_that_cross_are_no_ack_storm() {
+    let mut lab = Lab::new();
+    let cookie = lab.established();
+    let told = as_client(cookie, s(1));
+    for _ in 0..40 {
+        assert_eq!(lab.server(seg(PSH, s(1)).ack(c(1)).ts(9001, 1001).data(b"x")), Verdict::Forward);
+        assert_eq!(lab.client(seg(PSH, c(1)).ack(told).ts(1002, cookie.tsval).data(b"y")), Verdict::Forward);
+        lab.advance(Duration::from_millis(10));
+    }
+    assert_eq!(lab.outcome().len(), 80);
+    lab.expect_counters(&[]);
+}
+
+#[test]
+fn a_fast_path_is_told_keys_and_promises() {
+    let mut lab = Lab::with(|service, _| service.server.wscale = Some(3));
+    assert_eq!(lab.shared.keys().map(|keys| keys.ring.epoch()), Some(1000));
+    let promises = lab.shared.promises(lab.now);
+    assert_eq!((promises.len(), promises[0].wscale, promises[0].has_grace), (1, [3, 3], false));
+    assert_eq!(promises[0].server, lab.shared.policy().services()[0].server);
+    lab.shared.grant_grace(lab.now, |_| true);
+    assert!(lab.shared.promises(lab.now)[0].has_grace);
+    // What the server is seen to have is promised from the next epoch on.
+    lab.established();
+    lab.rotate();
+    let promises = lab.shared.promises(lab.now);
+    assert_eq!((promises[0].wscale, promises[0].server.wscale), ([3, 7], Some(7)));
+}
+
+/// Row 58. An error from the clients' side is about what the server sent, never about a SYN to it.
+#[test]
+fn syn_sent_error_from_the_clients_side_is_about_no_segment() {
+    let mut lab = Lab::new();
+    lab.syn_sent();
+    let quote = lab.frame(Side::Server, &seg(ACK, c(0)).ack(c(1)))[14..].to_vec();
+    let error = crate::icmp::error(&lab, [(3, 3), (1, 4)], &quote);
+    assert_eq!(lab.inject(Side::Client, &error), Verdict::Drop(DropReason::IcmpUnmatched));
+    lab.expect_nothing();
+    lab.expect_counters(&[("drop.icmp_unmatched", 1)]);
+}
+
+#[test]
+fn labels_are_those_of_the_metrics_and_of_the_configuration() {
+    use synwall::engine::list::Kind;
+    assert_eq!(
+        [Kind::Proxied, Kind::Direct, Kind::HalfOpen].map(Kind::label),
+        ["proxied", "direct", "half_open"]
+    );
+    assert_eq!(Mode::ALL.map(Mode::label), ["off", "monitor", "adaptive", "always"]);
+    assert_eq!(Side::ALL.map(Side::port), ["outside", "inside"]);
+}

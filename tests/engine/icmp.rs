@@ -29,7 +29,7 @@ fn header_len(lab: &Lab) -> usize {
 }
 
 /// The error of a router that quotes `quote`; for IPv4 and IPv6 the first and the second of `codes`.
-fn error(lab: &Lab, codes: [(u8, u8); 2], quote: &[u8]) -> Vec<u8> {
+pub(crate) fn error(lab: &Lab, codes: [(u8, u8); 2], quote: &[u8]) -> Vec<u8> {
     let router: IpAddr = if lab.v6 { "2001:db8:9::9" } else { "198.18.9.9" }.parse().unwrap();
     let source = if lab.v6 { &quote[8..24] } else { &quote[12..16] };
     let destination = match <[u8; 4]>::try_from(source) {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -17,38 +17,52 @@ use synwall::time::Instant;
 use crate::lab::*;
 
 /// A fast path that writes down what it is told and says what a story has it say.
-#[derive(Default)]
-struct Notebook {
-    flows: Mutex<HashMap<FlowKey, FastFlow>>,
-    pending: Mutex<Vec<FlowKey>>,
+pub(crate) struct Notebook {
+    pub(crate) flows: Mutex<HashMap<FlowKey, FastFlow>>,
+    pub(crate) pending: Mutex<Vec<FlowKey>>,
     refused: Mutex<Vec<(IpAddr, u16, Duration)>>,
     counts: Mutex<FastCounts>,
     is_pressed: AtomicBool,
     has_direct_flows: AtomicBool,
-    is_full: AtomicBool,
+    /// Flows that there is room for.
+    pub(crate) room: AtomicUsize,
+}
+
+impl Default for Notebook {
+    fn default() -> Notebook {
+        Notebook {
+            flows: Mutex::default(),
+            pending: Mutex::default(),
+            refused: Mutex::default(),
+            counts: Mutex::default(),
+            is_pressed: AtomicBool::new(false),
+            has_direct_flows: AtomicBool::new(false),
+            room: AtomicUsize::new(usize::MAX),
+        }
+    }
 }
 
 impl Notebook {
     /// The only flow.
-    fn flow(&self) -> FastFlow {
+    pub(crate) fn flow(&self) -> FastFlow {
         let flows = self.flows.lock().unwrap();
         assert_eq!(flows.len(), 1);
         *flows.values().next().unwrap()
     }
 
     /// The kernel has seen something of the only flow.
-    fn see(&self, change: impl FnOnce(&mut FastEnds)) {
+    pub(crate) fn see(&self, change: impl FnOnce(&mut FastEnds)) {
         change(&mut self.flows.lock().unwrap().values_mut().next().unwrap().ends);
     }
 
-    fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.flows.lock().unwrap().len()
     }
 }
 
 impl FastPath for Notebook {
     fn admit(&self, key: &FlowKey, flow: &FastFlow) -> bool {
-        if self.is_full.load(Ordering::Relaxed) {
+        if self.len() >= self.room.load(Ordering::Relaxed) {
             return false;
         }
         self.flows.lock().unwrap().insert(*key, *flow);
@@ -105,7 +119,7 @@ impl FastPath for Notebook {
     fn add_port_to(&self, _side: Side, _sum: &mut PortValues) {}
 }
 
-fn with_notebook(mut lab: Lab) -> (Lab, Arc<Notebook>) {
+pub(crate) fn with_notebook(mut lab: Lab) -> (Lab, Arc<Notebook>) {
     let notebook = Arc::new(Notebook::default());
     lab.shared.set_fast_path(lab.now, notebook.clone()).unwrap();
     lab.skip();
@@ -113,7 +127,7 @@ fn with_notebook(mut lab: Lab) -> (Lab, Arc<Notebook>) {
 }
 
 /// An open connection that is lent, and the cookie of its client.
-fn lent() -> (Lab, Arc<Notebook>, Cookie) {
+pub(crate) fn lent() -> (Lab, Arc<Notebook>, Cookie) {
     let (mut lab, notebook) = with_notebook(Lab::new());
     let cookie = lab.established();
     assert_eq!(lab.server(quiet()), Verdict::Forward);
@@ -123,7 +137,7 @@ fn lent() -> (Lab, Arc<Notebook>, Cookie) {
 }
 
 /// An empty ACK of the server's.
-fn quiet() -> Seg {
+pub(crate) fn quiet() -> Seg {
     seg(0, s(1)).ack(c(1)).ts(9001, 1001)
 }
 
@@ -192,7 +206,7 @@ fn a_lent_flow_lives_for_as_long_as_the_fast_path_sees_its_segments() {
 fn a_flow_that_the_fast_path_has_no_room_for_is_refused() {
     let (mut lab, notebook) = with_notebook(Lab::new());
     lab.syn_sent();
-    notebook.is_full.store(true, Ordering::Relaxed);
+    notebook.room.store(0, Ordering::Relaxed);
     assert_eq!(lab.server(lab.server_syn_ack()), Verdict::Drop(DropReason::FlowTableFull));
     assert_eq!(lab.take().len(), 2, "a RST to each end");
     lab.expect_counters(&[
@@ -236,7 +250,7 @@ fn no_room_for_the_flows_that_there_are_leaves_all_as_it_was() {
     let mut lab = Lab::new();
     lab.established();
     let notebook = Arc::new(Notebook::default());
-    notebook.is_full.store(true, Ordering::Relaxed);
+    notebook.room.store(0, Ordering::Relaxed);
     let refused = lab.shared.set_fast_path(lab.now, notebook.clone()).unwrap_err();
     assert_eq!(refused.to_string(), "no room for 1 flows");
     assert_eq!(lab.server(quiet()), Verdict::Forward);

@@ -22,6 +22,7 @@ mod frames;
 mod fullness;
 mod handshake;
 mod icmp;
+mod kept;
 mod lent;
 mod limits;
 mod list;
