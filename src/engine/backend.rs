@@ -240,6 +240,7 @@ impl Completion {
             service: arrival.id,
             state: if self.fin { FlowState::HalfClosed } else { FlowState::Established },
             is_direct: false,
+            is_watched: false,
             client_iss: handshake.client_iss,
             server_iss: arrival.seq,
             client_tsval: self.said.options.timestamps.map(|_| handshake.client_tsval),

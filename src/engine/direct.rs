@@ -185,7 +185,7 @@ impl Step<'_> {
     /// Lets a SYN of a service that is not under pressure through, if there is room for one more that is half-open. If not,
     /// its client is challenged.
     pub(super) fn admit_opening(&mut self, arrival: &Arrival<'_>, frame: &[u8]) -> Verdict {
-        if let Err(reason) = self.has_room_for_a_flow() {
+        if let Err(reason) = self.make_room_for_a_flow(arrival.id) {
             return Verdict::Drop(reason);
         }
         if let Some(held) = self.held(arrival) {
@@ -225,6 +225,7 @@ impl Step<'_> {
         let deadline = self.now.after(first_look);
         let entry = HalfOpen {
             service: arrival.id,
+            is_watched: arrival.stance == Stance::Watch,
             admitted: self.now,
             deadline,
             armed_for: Instant::ZERO,
@@ -347,6 +348,10 @@ impl Step<'_> {
         let is_answer = side == Side::Server && arrival.flags.has(Flags::ACK);
         let client_next = if is_answer { arrival.ack } else { arrival.seq };
         let mut flow = Flow::direct(arrival.id, client_next.sub(1), link, self.now);
+        flow.is_watched = !arrival.service.mode.protects();
+        if side == Side::Client {
+            flow.server_iss = arrival.ack.sub(1);
+        }
         flow.note(side, arrival, arrival.ack, self.now);
         let deadline = flow.deadline(&self.policy.limits);
         let is_admitted = self.admit_flow(arrival.key, flow).is_ok();

@@ -3,6 +3,7 @@
 use super::Step;
 use super::classify::{Arrival, verify};
 use super::flow::{Flow, FlowState, Standing};
+use super::fullness::Worth;
 use super::reply;
 use super::verdict::{DropReason, Side, Verdict};
 use crate::time::Instant;
@@ -97,6 +98,9 @@ impl Step<'_> {
         })?;
         if change.is_over {
             self.counters(arrival.id).flows_closed.add(1);
+            if self.shared.is_filling(self.policy, arrival.id) {
+                self.shared.offer_flow(arrival.key, arrival.id, Worth::Over);
+            }
         }
         if let Some(deadline) = change.rearm {
             self.arm_flow(arrival.key, deadline);

@@ -197,6 +197,7 @@ impl Step<'_> {
             return;
         }
         flow.armed_for = Instant::ZERO;
+        flow.is_watched = self.is_only_watched(service, &flow);
         match self.admit_flow(saved.key, flow) {
             Ok(()) => {
                 restored.flows = restored.flows.saturating_add(1);
@@ -263,6 +264,7 @@ fn restore(saved: &SavedFlow, service: ServiceId, now: Instant, past: Past) -> O
         service,
         state: FlowState::ALL.get(usize::from(saved.state)).copied()?,
         is_direct: saved.is_direct,
+        is_watched: false,
         client_iss: SeqNumber(saved.client_iss),
         // A SYN-ACK that comes so late is answered with what the client expects, whichever it is.
         server_iss: SeqNumber(0),

@@ -122,6 +122,8 @@ pub(super) struct Flow {
     pub(super) state: FlowState,
     /// Let through as it is: nothing about it was promised, and nothing of it is refused.
     pub(super) is_direct: bool,
+    /// Of a service that is only watched when it was admitted.
+    pub(super) is_watched: bool,
     pub(super) client_iss: SeqNumber,
     pub(super) server_iss: SeqNumber,
     /// The TSval with which the server's SYN-ACK was acknowledged, if it uses timestamps.
@@ -159,6 +161,15 @@ impl Grouped for Flow {
     fn group(&self) -> usize {
         Flow::group_of(self.state, self.is_direct)
     }
+
+    fn owner(&self) -> usize {
+        self.service.index()
+    }
+
+    /// What is only watched takes nothing from what is protected.
+    fn share(&self) -> u16 {
+        u16::from(self.is_watched)
+    }
 }
 
 /// How a segment stands to its flow.
@@ -183,6 +194,7 @@ impl Flow {
             service,
             state: FlowState::Established,
             is_direct: true,
+            is_watched: false,
             client_iss,
             server_iss: SeqNumber(0),
             client_tsval: None,
@@ -198,9 +210,13 @@ impl Flow {
         }
     }
 
-    /// When the flow ends unless a segment comes.
-    pub(super) fn deadline(&self, limits: &Limits) -> Instant {
-        self.last_seen.after(self.state.timeout(limits))
+    /// Whether both ends were seen and neither has sent an octet behind its SYN.
+    pub(super) fn is_silent(&self) -> bool {
+        let has_sent_nothing = |end: &End, iss: SeqNumber| {
+            let nothing = iss.add(1).add(u32::from(end.fin.is_some()));
+            end.is_known && end.next == nothing
+        };
+        has_sent_nothing(&self.client, self.client_iss) && has_sent_nothing(&self.server, self.server_iss)
     }
 
     /// Judges a segment of `side` (RFC 9293 §3.10.7.4, RFC 5961), whose numbers are in the server's view.

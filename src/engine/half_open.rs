@@ -11,6 +11,8 @@ use crate::wire::seq::SeqNumber;
 /// An entry of the half-open table.
 pub(super) struct HalfOpen {
     pub(super) service: ServiceId,
+    /// Of a service, or a source, that is only watched.
+    pub(super) is_watched: bool,
     pub(super) admitted: Instant,
     /// When something is to be done about it.
     pub(super) deadline: Instant,
@@ -62,6 +64,15 @@ impl Grouped for HalfOpen {
             Phase::Direct(direct) if direct.is_freed => HELD.saturating_add(self.service.index()),
             Phase::Direct(_) | Phase::Backend(_) => self.service.index(),
         }
+    }
+
+    fn owner(&self) -> usize {
+        self.service.index()
+    }
+
+    /// What is only watched takes nothing from what is protected.
+    fn share(&self) -> u16 {
+        u16::from(self.is_watched)
     }
 }
 

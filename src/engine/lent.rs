@@ -130,6 +130,7 @@ impl Flow {
             service: fast.service,
             state: FlowState::ALL.get(usize::from(marks & STATE)).copied()?,
             is_direct: fast.is_direct,
+            is_watched: false,
             client_iss: SeqNumber(fast.client_iss),
             server_iss: SeqNumber(0),
             client_tsval: None,
@@ -173,7 +174,8 @@ impl Step<'_> {
     /// # Errors
     /// [`Refused`], and nothing is changed.
     pub(super) fn admit_flow(&self, key: FlowKey, flow: Flow) -> Result<(), Refused> {
-        self.shared.flows.admit(key, flow, self.flow_caps())?;
+        let caps = self.flow_caps(&flow);
+        self.shared.flows.admit(key, flow, caps)?;
         if self.fast.is_some_and(|fast| !self.shared.make_known(&key, fast, self.now)) {
             self.shared.flows.remove_if(&key, |_| true);
             return Err(Refused::Full);
@@ -206,12 +208,14 @@ impl Step<'_> {
             return false;
         };
         flow.service = id;
+        flow.is_watched = self.is_only_watched(id, &flow);
         let deadline = flow.deadline(&self.policy.limits);
         if deadline <= self.now {
             restored.expired = restored.expired.saturating_add(1);
             return false;
         }
-        if self.shared.flows.admit(*key, flow, self.flow_caps()).is_err() {
+        let caps = self.flow_caps(&flow);
+        if self.shared.flows.admit(*key, flow, caps).is_err() {
             restored.lost = restored.lost.saturating_add(1);
             return false;
         }

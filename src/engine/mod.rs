@@ -17,6 +17,7 @@ mod established;
 pub mod export;
 pub mod fast;
 mod flow;
+mod fullness;
 mod grace;
 mod half_open;
 mod held;
@@ -50,6 +51,7 @@ use crate::table::capped::CappedMap;
 use crate::table::early_data::EarlyDataPool;
 use crate::table::flow_key::TableHasher;
 use crate::table::recent::RecentSet;
+use crate::table::ripe::Ripe;
 use crate::table::timers::Timers;
 use crate::time::{Instant, WallClock};
 use crate::wire::buffer::FrameBuf;
@@ -84,6 +86,8 @@ pub struct Shared {
     services: Box<[ServiceState]>,
     half_open: CappedMap<HalfOpen>,
     flows: CappedMap<Flow>,
+    /// Flows that may go when room is needed.
+    ripe_flows: Ripe,
     early_data: Arc<EarlyDataPool>,
     refused: RecentSet,
     /// Cookies of connections that ended while they may be alive, by tuple and the client's ISS.
@@ -108,9 +112,10 @@ impl Shared {
         Shared {
             policy: ArcSwap::from_pointee(policy),
             keys: ArcSwapOption::empty(),
-            services: (0..=MAX_SERVICES).map(|_| ServiceState::default()).collect(),
-            half_open: CappedMap::new(hasher.clone(), half_open::GROUPS),
-            flows: CappedMap::new(hasher.clone(), Flow::GROUPS),
+            services: (0..OWNERS).map(|_| ServiceState::default()).collect(),
+            half_open: CappedMap::new(hasher.clone(), half_open::GROUPS, OWNERS),
+            flows: CappedMap::new(hasher.clone(), Flow::GROUPS, OWNERS),
+            ripe_flows: Ripe::new(fullness::RIPE),
             early_data: Arc::new(EarlyDataPool::new()),
             refused: RecentSet::new(hasher.clone(), REFUSED_LOG2),
             spent: RecentSet::new(hasher.clone(), SPENT_LOG2),
@@ -168,6 +173,8 @@ impl Shared {
     }
 }
 
+/// Services that can own an entry: those of the policy, and [`policy::LINGERING`].
+const OWNERS: usize = MAX_SERVICES + 1;
 /// Servers that refused lately, at most 2^12 of them.
 const REFUSED_LOG2: u32 = 12;
 /// Cookies of connections that ended lately, at most 2^16 of them.

@@ -110,6 +110,8 @@ pub struct Service {
     pub require_timestamps: bool,
     /// What the server supports until it has told.
     pub server: ServerOptions,
+    /// The most flows this service may hold.
+    pub max_flows: u32,
     /// The most half-open entries this service may hold.
     pub max_half_open: u32,
     /// The pressure at which the service counts as under attack, and `adaptive` begins to challenge.
@@ -143,6 +145,7 @@ impl Default for Service {
             early_data: DEFAULT_EARLY_DATA,
             require_timestamps: false,
             server: ServerOptions::default(),
+            max_flows: u32::MAX,
             max_half_open: Limits::default().max_half_open,
             activate_at: Threshold { half_open: 256, syn_rate: 1_000 },
             deactivate_at: Threshold { half_open: 128, syn_rate: 500 },
@@ -267,6 +270,8 @@ pub struct Policy {
     pub mtu: u16,
     /// The longest that each carries, by [`Side::index`].
     links: [u16; 2],
+    /// Several services are protected.
+    are_several: bool,
     /// Stands for services that protect less than they did: see [`Policy::with_lingering_flows`].
     lingering: Option<Box<Service>>,
 }
@@ -303,7 +308,9 @@ impl Policy {
             let len = services.get(id.index()).map_or(0, |service| service.prefix.len());
             (core::cmp::Reverse(len), *id)
         });
+        let are_several = services.iter().filter(|service| service.mode.protects()).count() > 1;
         Ok(Policy {
+            are_several,
             services,
             index,
             lengths,
@@ -359,6 +366,23 @@ impl Policy {
     /// The service with this id.
     pub fn service(&self, id: ServiceId) -> Option<&Service> {
         self.services.get(id.index())
+    }
+
+    /// The most flows of a service: where several are protected, none has the last quarter of the table alone.
+    pub fn flow_cap(&self, id: ServiceId) -> usize {
+        self.share_of(id, self.limits.max_flows, |service| service.max_flows)
+    }
+
+    /// The same of half-open entries.
+    pub fn half_open_cap(&self, id: ServiceId) -> usize {
+        self.share_of(id, self.limits.max_half_open, |service| service.max_half_open)
+    }
+
+    fn share_of(&self, id: ServiceId, all: u32, own: impl Fn(&Service) -> u32) -> usize {
+        let left = if self.are_several { all / 4 } else { 0 };
+        let cap = all.saturating_sub(left);
+        // Flows of a service that was removed end in their time.
+        self.service(id).map_or(all, |service| own(service).min(cap)) as usize
     }
 
     /// The service that protects this address and port.

@@ -8,6 +8,7 @@ use super::policy::{ServerOptions, Service};
 use super::pressure::Pressure;
 use crate::cookie::Offer;
 use crate::table::budget::Budget;
+use crate::table::ripe::Ripe;
 use crate::wire::frame::Version;
 use crate::wire::tcp::{Flags, Segment};
 use crate::wire::tcp_options::{MAX_WINDOW_SCALE, SynOptions};
@@ -30,6 +31,8 @@ pub(super) struct ServiceState {
     pub(super) grace: Grace,
     pub(super) pressure: Pressure,
     pub(super) icmp: Budget,
+    /// Flows that may go when the service's share of the table is full.
+    pub(super) ripe_flows: Ripe,
 }
 
 /// What the server says in its SYN-ACK.

@@ -114,6 +114,16 @@ counters! {
         flows_closed,
         /// Flows that ended by idle timeout.
         flows_expired,
+        /// Flows that were over (TIME-WAIT, reset, closing) and went before their time, since the table was filling.
+        reclaimed_over,
+        /// Flows of a service that is only watched that went before their time.
+        reclaimed_watched,
+        /// Flows that went before their idle timeout: neither end had sent an octet since the handshake.
+        reclaimed_silent,
+        /// Flows that went before their idle timeout: one end had closed.
+        reclaimed_half_closed,
+        /// Flows that went before their idle timeout: both ends were silent for two minutes at least.
+        reclaimed_idle,
         /// Connections let through as they are that their client never completed.
         half_open_expired,
         /// Connections let through whose slot at the server was freed with a RST, since their client was too slow.

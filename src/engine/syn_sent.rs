@@ -4,6 +4,7 @@
 use super::Step;
 use super::backend::{Answer, Backend, Completion, FIRST_TIMEOUT, FromClient, Handshake, Timeout};
 use super::classify::{Arrival, Stance};
+use super::flow::Flow;
 use super::half_open::{HalfOpen, Phase};
 use super::policy::ServiceId;
 use super::reply;
@@ -61,8 +62,8 @@ impl Step<'_> {
     ///
     /// # Errors
     /// It is beyond one.
-    pub(super) fn may_open_backend(&self, arrival: &Arrival<'_>) -> Result<(), DropReason> {
-        self.has_room_for_a_flow()?;
+    pub(super) fn may_open_backend(&mut self, arrival: &Arrival<'_>) -> Result<(), DropReason> {
+        self.make_room_for_a_flow(arrival.id)?;
         if !self.has_room_for_timers() {
             return Err(DropReason::HalfOpenFull);
         }
@@ -73,18 +74,6 @@ impl Step<'_> {
         match syns.take(self.now, arrival.service.budgets.backend_syn) {
             true => Ok(()),
             false => Err(DropReason::BackendRateExceeded),
-        }
-    }
-
-    /// Whether the flow table has room for one more when all that is half-open has opened.
-    ///
-    /// # Errors
-    /// It has not.
-    pub(super) fn has_room_for_a_flow(&self) -> Result<(), DropReason> {
-        let in_use = self.shared.flows.len().saturating_add(self.shared.half_open.len());
-        match in_use < self.policy.limits.max_flows as usize {
-            true => Ok(()),
-            false => Err(DropReason::FlowTableFull),
         }
     }
 
@@ -102,6 +91,7 @@ impl Step<'_> {
         let fin = has_kept_all && is_whole && arrival.flags.has(Flags::FIN);
         HalfOpen {
             service: arrival.id,
+            is_watched: false,
             admitted: self.now,
             deadline: self.now.after(FIRST_TIMEOUT),
             armed_for: Instant::ZERO,
@@ -119,7 +109,7 @@ impl Step<'_> {
     /// Takes a connection out of the budget of its source prefix; whether it was in it.
     pub(super) fn take_connection(&self, arrival: &Arrival<'_>) -> bool {
         let rate = arrival.service.budgets.connections_per_source;
-        self.shared.connection_budgets.take(arrival.key.client(), arrival.id.0, self.now, rate)
+        self.shared.connection_budgets.take_widened(arrival.key.client(), arrival.id.0, self.now, rate)
     }
 
     /// Handles a client's segment while the server has not answered; `None` if there is no such entry.
@@ -290,16 +280,23 @@ impl Step<'_> {
         Caps {
             // Those that are only watched leave half of the table to those that are protected.
             all: if arrival.stance == Stance::Watch { all.div_ceil(2) } else { all },
-            group: (arrival.service.max_half_open as usize).saturating_sub(self.shared.held(arrival.id)),
+            owner: self.policy.half_open_cap(arrival.id),
+            group: usize::MAX,
             share: limits.max_half_open_per_source as usize,
         }
     }
 
-    /// How many flows there may be.
-    pub(super) fn flow_caps(&self) -> Caps {
+    /// How many flows like this one there may be.
+    pub(super) fn flow_caps(&self, flow: &Flow) -> Caps {
         let limits = &self.policy.limits;
         let all = limits.max_flows as usize;
-        Caps { all, group: all, share: limits.max_flows_per_source as usize }
+        Caps {
+            // As above.
+            all: if flow.is_watched { all.div_ceil(2) } else { all },
+            owner: self.policy.flow_cap(flow.service),
+            group: usize::MAX,
+            share: limits.max_flows_per_source as usize,
+        }
     }
 
     fn send_syn(&mut self, key: &FlowKey, handshake: &Handshake) {

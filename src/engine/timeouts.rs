@@ -7,10 +7,10 @@ use core::time::Duration;
 
 use super::backend::Timeout;
 use super::direct::Overdue;
-use super::flow::FlowState;
+use super::fullness::{Fill, Worth};
 use super::half_open::{HalfOpen, Phase};
 use super::held;
-use super::policy::{Policy, Service, ServiceId};
+use super::policy::{Policy, ServiceId};
 use super::{Shared, Step};
 use crate::table::flow_key::FlowKey;
 use crate::table::timers::Due;
@@ -28,6 +28,18 @@ enum Expiry {
     Nothing,
     Backend(ServiceId, Timeout),
     Direct(ServiceId, Overdue),
+}
+
+/// What a look at a flow finds.
+enum Look {
+    /// Another timer counts for it.
+    Superseded,
+    /// Its time has not come.
+    Early,
+    /// Nor has it, but it would have if there were no room.
+    Ripe(ServiceId, Worth),
+    /// Its time is up, where it is as full as this.
+    Due(Fill),
 }
 
 impl Step<'_> {
@@ -56,8 +68,11 @@ impl Step<'_> {
 
     /// Arms the timer of a flow.
     pub(super) fn arm_flow(&mut self, key: FlowKey, deadline: Instant) {
-        let armed_for = self.timers.arm(key, TimerKind::Flow, self.now, deadline);
-        self.shared.flows.with(&key, |flow| flow.armed_for = armed_for);
+        let (now, policy, shared, timers) = (self.now, self.policy, self.shared, &mut *self.timers);
+        shared.flows.with(&key, |flow| {
+            let next = deadline.min(now.after(shared.fill(policy, &key, flow).look_interval()));
+            flow.armed_for = timers.arm(key, TimerKind::Flow, now, next);
+        });
     }
 
     fn half_open_timeout(&mut self, due: &Due<TimerKind>) {
@@ -100,6 +115,37 @@ impl Step<'_> {
         }
     }
 
+    fn flow_timeout(&mut self, due: &Due<TimerKind>) {
+        let (now, policy, timers) = (self.now, self.policy, &mut *self.timers);
+        let (shared, fast, limits) = (self.shared, self.fast, &self.policy.limits);
+        let look = shared.flows.with(&due.key, |flow| {
+            if flow.armed_for != due.armed_for {
+                return Look::Superseded;
+            }
+            flow.look_up(fast, &due.key, now);
+            let fill = shared.fill(policy, &due.key, flow);
+            let deadline = flow.deadline_at(limits, fill);
+            if deadline <= now {
+                return Look::Due(fill);
+            }
+            let next = deadline.min(now.after(fill.look_interval()));
+            flow.armed_for = timers.arm(due.key, TimerKind::Flow, now, next);
+            let is_ripe = fill.is_high() && flow.deadline_at(limits, Fill::FULL) <= now;
+            if is_ripe { Look::Ripe(flow.service, Worth::of(flow)) } else { Look::Early }
+        });
+        match look {
+            None | Some(Look::Superseded | Look::Early) => {}
+            Some(Look::Ripe(service, worth)) => shared.offer_flow(due.key, service, worth),
+            Some(Look::Due(fill)) => {
+                match self.remove_flow_if(&due.key, |flow| flow.deadline_at(limits, fill) <= now) {
+                    Some(flow) => self.end_flow(&due.key, &flow),
+                    // A segment came between the two looks, in another worker: the flow lives on, and so does its timer.
+                    None => self.rearm_flow(due, now),
+                }
+            }
+        }
+    }
+
     /// Arms the timer of a flow that has come up, for `at`, unless another has been armed for it since.
     fn rearm_flow(&mut self, due: &Due<TimerKind>, at: Instant) {
         let (now, timers) = (self.now, &mut *self.timers);
@@ -108,42 +154,6 @@ impl Step<'_> {
                 flow.armed_for = timers.arm(due.key, TimerKind::Flow, now, at);
             }
         });
-    }
-
-    fn flow_timeout(&mut self, due: &Due<TimerKind>) {
-        let (now, limits, timers) = (self.now, &self.policy.limits, &mut *self.timers);
-        let fast = self.fast;
-        let is_due = self.shared.flows.with(&due.key, |flow| {
-            if flow.armed_for != due.armed_for {
-                return false;
-            }
-            flow.look_up(fast, &due.key, now);
-            let deadline = flow.deadline(limits);
-            if deadline <= now {
-                return true;
-            }
-            flow.armed_for = timers.arm(due.key, TimerKind::Flow, now, deadline);
-            false
-        });
-        if is_due != Some(true) {
-            return;
-        }
-        let Some(flow) = self.remove_flow_if(&due.key, |flow| flow.deadline(limits) <= now) else {
-            // A segment came between the two looks, in another worker: the flow lives on, and so does its timer.
-            self.rearm_flow(due, now);
-            return;
-        };
-        if flow.state == FlowState::Reset && !flow.is_direct {
-            // All other timeouts outlast a cookie of the default epoch.
-            self.spend(due.key, flow.client_iss);
-        }
-        if !flow.state.is_over() {
-            self.counters(flow.service).flows_expired.add(1);
-            let is_in_force = |service: &Service| service.mode.protects();
-            if limits.reset_expired && self.policy.service(flow.service).is_some_and(is_in_force) {
-                self.reset_expired(&due.key, &flow);
-            }
-        }
     }
 }
 

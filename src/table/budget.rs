@@ -60,16 +60,33 @@ impl PrefixBudgets {
     ///
     /// Two workers at once may count one event for two: a budget is a bound, not a ledger.
     pub fn take(&self, address: IpAddr, what: u16, now: Instant, rate: Rate) -> bool {
-        let Some(rate) = rate else { return true };
-        let cells = prefix::places(&self.hasher, address, what, ROW_LEN).map(|place| self.cells.get(place));
-        let [Some(first), Some(second)] = cells else { return true };
-        let (one, other) = (first.load(Ordering::Relaxed), second.load(Ordering::Relaxed));
+        self.take_on([rate], address, what, now)
+    }
+
+    /// The same out of the budgets of the wider prefixes, too, as [`prefix::widened`] has it. For what an address proved to
+    /// be there for: what can be forged would spend the budget of a whole provider.
+    pub fn take_widened(&self, address: IpAddr, what: u16, now: Instant, rate: Rate) -> bool {
+        let rates = prefix::WIDENING.map(|by| rate.map(|rate| rate.saturating_mul(by)));
+        self.take_on(rates, address, what, now)
+    }
+
+    /// An event that is beyond one of the budgets is taken out of none.
+    fn take_on<const N: usize>(&self, rates: [Rate; N], address: IpAddr, what: u16, now: Instant) -> bool {
         let now = now.as_nanos();
-        // A cell from beyond a clock's leap counts as unspent.
-        let least = settled(one, now, BURST_NANOS).min(settled(other, now, BURST_NANOS));
-        let Some(after) = charged(least, now, rate, BURST) else { return false };
-        first.store(settled(one, now, BURST_NANOS).max(after), Ordering::Relaxed);
-        second.store(settled(other, now, BURST_NANOS).max(after), Ordering::Relaxed);
+        let mut charges = [None; N];
+        for (level, (charge, rate)) in charges.iter_mut().zip(rates).enumerate() {
+            let Some(rate) = rate else { return true };
+            let places = prefix::places_at(&self.hasher, address, level, what, ROW_LEN);
+            let [Some(first), Some(second)] = places.map(|place| self.cells.get(place)) else { return true };
+            // A cell from beyond a clock's leap counts as unspent.
+            let settled = |cell: &AtomicU64| settled(cell.load(Ordering::Relaxed), now, BURST_NANOS);
+            let least = settled(first).min(settled(second));
+            let Some(after) = charged(least, now, rate, BURST) else { return false };
+            *charge = Some([(first, settled(first).max(after)), (second, settled(second).max(after))]);
+        }
+        for (cell, after) in charges.into_iter().flatten().flatten() {
+            cell.store(after, Ordering::Relaxed);
+        }
         true
     }
 }
@@ -141,6 +158,20 @@ mod tests {
         assert!(budget.take(before, rate(10)) && prefixes.take(address, 0, before, rate(10)));
         let after = day.after(Duration::from_secs(86_400));
         assert!(budget.take(after, rate(10)) && prefixes.take(address, 0, after, rate(10)));
+    }
+
+    #[test]
+    fn a_holder_of_a_48_spends_four_times_the_budget_of_a_64_and_nobody_else_s() {
+        let prefixes = PrefixBudgets::new(TableHasher::new([1, 2]));
+        let take = |site: u16, subnet: u16| {
+            let address = IpAddr::from([0x2001, 0xdb8, site, subnet, 0, 0, 0, 1]);
+            prefixes.take_widened(address, 3, at(50), rate(100))
+        };
+        assert_eq!((0..1_000).filter(|_| take(1, 0)).count(), 100, "a /64");
+        assert_eq!((0..1_000).filter(|n| take(1, n % 256)).count(), 100, "the rest of its /56");
+        assert_eq!((0..u16::MAX).filter(|n| take(1, *n)).count(), 200, "the rest of its /48");
+        assert!((2..200).all(|site| take(site, 0)));
+        assert!((0..1_000).all(|_| prefixes.take_widened(IpAddr::from([0; 4]), 3, at(50), None)));
     }
 
     #[test]

@@ -1,7 +1,8 @@
-//! A concurrent map with a cap in all, one per group, and one per source prefix.
+//! A concurrent map with a cap in all, one per owner, one per group, and one per source prefix.
 //!
-//! Both tables of the engine are of this kind: half-open entries, grouped by service, and flows, grouped by state. The
-//! groups' counts are atomics beside the map, so that a cap is decided and a gauge read without walking anything.
+//! Both tables of the engine are of this kind, their owners are services: half-open entries, grouped by service, too, and
+//! flows, grouped by state. The counts are atomics beside the map, so that a cap is decided and a gauge read without
+//! walking anything.
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 
@@ -9,12 +10,19 @@ use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 
 use super::flow_key::{FlowKey, TableHasher};
+use super::prefix::{LEVELS, widened};
 use super::shares::Shares;
 
-/// A value that belongs to a group; the group may change while it is in the map.
+/// A value that belongs to a group; the group may change while it is in the map, all else may not.
 pub trait Grouped {
     /// Its group, below the number of groups that the map was made for.
     fn group(&self) -> usize;
+
+    /// Its owner, below the number of owners that the map was made for.
+    fn owner(&self) -> usize;
+
+    /// What its source's share is counted as: a prefix has a share of each.
+    fn share(&self) -> u16;
 }
 
 /// Why an entry was not admitted.
@@ -33,9 +41,11 @@ pub enum Refused {
 pub struct Caps {
     /// In all.
     pub all: usize,
+    /// Of the owner.
+    pub owner: usize,
     /// In the group.
     pub group: usize,
-    /// Of one source prefix (IPv4 /24, IPv6 /64).
+    /// Of one source prefix (IPv4 /24, IPv6 /64); of wider ones as [`widened`] has it.
     pub share: usize,
 }
 
@@ -44,19 +54,22 @@ pub struct CappedMap<V> {
     map: DashMap<FlowKey, V, TableHasher>,
     len: AtomicUsize,
     groups: Box<[AtomicUsize]>,
+    owners: Box<[AtomicUsize]>,
     shares: Shares,
 }
 
 impl<V: Grouped> CappedMap<V> {
-    /// An empty map of `groups` groups.
-    pub fn new(hasher: TableHasher, groups: usize) -> CappedMap<V> {
+    /// An empty map of `groups` groups and `owners` owners.
+    pub fn new(hasher: TableHasher, groups: usize, owners: usize) -> CappedMap<V> {
+        let zeros = |number| (0..number).map(|_| AtomicUsize::new(0)).collect();
         // Many shards: two workers rarely meet in one, and growing one moves little at a time.
         const SHARDS: usize = 256;
         CappedMap {
             shares: Shares::new(hasher.clone()),
             map: DashMap::with_capacity_and_hasher_and_shard_amount(0, hasher, SHARDS),
             len: AtomicUsize::new(0),
-            groups: (0..groups).map(|_| AtomicUsize::new(0)).collect(),
+            groups: zeros(groups),
+            owners: zeros(owners),
         }
     }
 
@@ -75,50 +88,59 @@ impl<V: Grouped> CappedMap<V> {
         self.groups.get(group).map_or(0, |count| count.load(Ordering::Acquire))
     }
 
+    /// Entries of `owner`.
+    pub fn owner_len(&self, owner: usize) -> usize {
+        self.owners.get(owner).map_or(0, |count| count.load(Ordering::Acquire))
+    }
+
+    /// Entries of the prefixes of `key`'s client that are counted as `share`, at the most.
+    pub fn held_by_source(&self, key: &FlowKey, share: u16) -> [usize; LEVELS] {
+        self.shares.held(key.client(), share)
+    }
+
     /// Admits `value` under `key` if fewer entries than `caps` allow are there: in all, in its group, and of the client's
     /// prefix.
     ///
     /// # Errors
     /// [`Refused`], and nothing is changed.
     pub fn admit(&self, key: FlowKey, value: V, caps: Caps) -> Result<(), Refused> {
-        let group = value.group();
-        self.take_places(&key, group, caps)?;
+        let counted = Counted::of(&value);
+        self.take_places(&key, counted, caps)?;
         match self.map.entry(key) {
             Entry::Vacant(vacant) => {
                 vacant.insert(value);
                 Ok(())
             }
             Entry::Occupied(_) => {
-                self.give_places(&key, group);
+                self.give_places(&key, counted);
                 Err(Refused::Exists)
             }
         }
     }
 
     /// Places are taken before the look-up, so that two workers cannot share the last one.
-    fn take_places(&self, key: &FlowKey, group: usize, caps: Caps) -> Result<(), Refused> {
-        let group = self.groups.get(group).ok_or(Refused::Full)?;
-        if !take(&self.len, caps.all) {
-            return Err(Refused::Full);
+    fn take_places(&self, key: &FlowKey, counted: Counted, caps: Caps) -> Result<(), Refused> {
+        let group = self.groups.get(counted.group).ok_or(Refused::Full)?;
+        let owner = self.owners.get(counted.owner).ok_or(Refused::Full)?;
+        let places = [(&self.len, caps.all), (owner, caps.owner), (group, caps.group)];
+        for (taken, (count, cap)) in places.into_iter().enumerate() {
+            if !take(count, cap) {
+                places.into_iter().take(taken).for_each(|(count, _)| give(count));
+                return Err(Refused::Full);
+            }
         }
-        if !take(group, caps.group) {
-            give(&self.len);
-            return Err(Refused::Full);
-        }
-        if !self.shares.take(key.client(), caps.share) {
-            give(group);
-            give(&self.len);
+        if !self.shares.take(key.client(), counted.share, widened(caps.share)) {
+            places.into_iter().for_each(|(count, _)| give(count));
             return Err(Refused::ShareFull);
         }
         Ok(())
     }
 
-    fn give_places(&self, key: &FlowKey, group: usize) {
-        if let Some(group) = self.groups.get(group) {
-            give(group);
-        }
+    fn give_places(&self, key: &FlowKey, counted: Counted) {
+        let [group, owner] = [self.groups.get(counted.group), self.owners.get(counted.owner)];
+        group.into_iter().chain(owner).for_each(give);
         give(&self.len);
-        self.shares.give(key.client());
+        self.shares.give(key.client(), counted.share);
     }
 
     /// Calls `f` with every entry, a shard at a time: an entry that comes or goes meanwhile may be missed. `f` must not touch
@@ -163,7 +185,7 @@ impl<V: Grouped> CappedMap<V> {
             return None;
         }
         let (_, value) = self.map.remove_if(key, |_, value| condition(value))?;
-        self.give_places(key, value.group());
+        self.give_places(key, Counted::of(&value));
         Some(value)
     }
 
@@ -172,6 +194,20 @@ impl<V: Grouped> CappedMap<V> {
             give(before);
             after.fetch_add(1, Ordering::AcqRel);
         }
+    }
+}
+
+/// As what an entry is counted.
+#[derive(Clone, Copy)]
+struct Counted {
+    group: usize,
+    owner: usize,
+    share: u16,
+}
+
+impl Counted {
+    fn of(value: &impl Grouped) -> Counted {
+        Counted { group: value.group(), owner: value.owner(), share: value.share() }
     }
 }
 
@@ -193,11 +229,37 @@ mod tests {
     use super::*;
     use core::net::IpAddr;
 
+    /// In this group, of owner 0 and counted as 0.
     struct Value(usize);
 
     impl Grouped for Value {
         fn group(&self) -> usize {
             self.0
+        }
+
+        fn owner(&self) -> usize {
+            0
+        }
+
+        fn share(&self) -> u16 {
+            0
+        }
+    }
+
+    /// Of this owner, counted as what stands behind it.
+    struct Owned(usize, u16);
+
+    impl Grouped for Owned {
+        fn group(&self) -> usize {
+            0
+        }
+
+        fn owner(&self) -> usize {
+            self.0
+        }
+
+        fn share(&self) -> u16 {
+            self.1
         }
     }
 
@@ -206,11 +268,11 @@ mod tests {
     }
 
     fn caps(all: usize, group: usize) -> Caps {
-        Caps { all, group, share: usize::MAX }
+        Caps { all, owner: usize::MAX, group, share: usize::MAX }
     }
 
     fn map() -> CappedMap<Value> {
-        CappedMap::new(TableHasher::new([1, 2]), 3)
+        CappedMap::new(TableHasher::new([1, 2]), 3, 1)
     }
 
     #[test]
@@ -245,6 +307,38 @@ mod tests {
         assert_eq!((map.len(), map.group_len(0), map.group_len(1)), (3, 2, 1));
         assert!(map.remove_if(&from(1, 1), |_| true).is_some());
         assert_eq!(map.admit(from(1, 3), Value(0), share), Ok(()));
+    }
+
+    #[test]
+    fn an_owner_at_its_cap_leaves_the_rest_to_the_others_and_a_refusal_changes_nothing() {
+        let map = CappedMap::new(TableHasher::new([1, 2]), 1, 2);
+        let own = Caps { owner: 2, ..caps(3, 3) };
+        assert_eq!(map.admit(key(1), Owned(0, 0), own), Ok(()));
+        assert_eq!(map.admit(key(2), Owned(0, 0), own), Ok(()));
+        for _ in 0..9 {
+            assert_eq!(map.admit(key(3), Owned(0, 0), own), Err(Refused::Full));
+            assert_eq!(
+                map.admit(key(3), Owned(2, 0), own),
+                Err(Refused::Full),
+                "an owner that does not exist"
+            );
+        }
+        assert_eq!(map.admit(key(4), Owned(1, 0), own), Ok(()));
+        assert_eq!((map.len(), map.owner_len(0), map.owner_len(1)), (3, 2, 1));
+        assert!(map.remove_if(&key(1), |_| true).is_some());
+        assert_eq!((map.len(), map.owner_len(0), map.group_len(0)), (2, 1, 2));
+        assert_eq!(map.held_by_source(&key(9), 0), [2, 2, 2]);
+    }
+
+    #[test]
+    fn a_source_has_a_share_of_each_kind() {
+        let map = CappedMap::new(TableHasher::new([1, 2]), 1, 1);
+        let one = Caps { share: 1, ..caps(9, 9) };
+        assert_eq!(map.admit(key(1), Owned(0, 0), one), Ok(()));
+        assert_eq!(map.admit(key(2), Owned(0, 0), one), Err(Refused::ShareFull));
+        assert_eq!(map.admit(key(2), Owned(0, 1), one), Ok(()));
+        assert!(map.remove_if(&key(2), |_| true).is_some());
+        assert_eq!((map.held_by_source(&key(1), 0)[0], map.held_by_source(&key(1), 1)[0]), (1, 0));
     }
 
     #[test]

@@ -9,5 +9,6 @@ pub mod early_data;
 pub mod flow_key;
 pub mod prefix;
 pub mod recent;
+pub mod ripe;
 pub mod shares;
 pub mod timers;

@@ -186,3 +186,51 @@ fn a_segment_at_the_moment_of_expiry_does_not_lose_the_flow_s_timer() {
         assert_eq!(shared.snapshot().flows[1].1, 0, "all were idle for 10 s");
     }
 }
+
+/// A connection of this client that both ends have opened and that stays silent.
+fn open(lab: &mut Lab, client: [u8; 2], port: u16) -> Cookie {
+    let (verdict, cookie) = ask(lab, client, port);
+    assert_eq!(verdict, Verdict::Consume, "{:?}", lab.snapshot().flows);
+    let answer = lab.server_syn_ack().of_client(client).port(port);
+    assert_eq!(lab.server(answer), Verdict::Consume);
+    lab.skip();
+    cookie
+}
+
+/// Connections that a server gave up after a minute, without an answer to its FIN, and that nothing is heard of since.
+#[test]
+fn connections_that_the_server_gave_up_do_not_fill_the_table() {
+    let mut lab = Lab::with(|_, limits| {
+        limits.max_flows = 1_000;
+        limits.max_flows_per_source = 500;
+    });
+    for n in 0..1_000u16 {
+        open(&mut lab, [66 + (n % 2) as u8, 6], 1_000 + n);
+    }
+    lab.advance(Duration::from_secs(5));
+    for n in 0..1_000u16 {
+        let fin = seg(FIN, s(1)).ack(c(1)).ts(9001, 1001);
+        lab.server(fin.of_client([66 + (n % 2) as u8, 6]).port(1_000 + n));
+    }
+    lab.advance(secs(3_600));
+    lab.skip();
+    assert_eq!(ask(&mut lab, [1, 1], 40_000).0, Verdict::Consume, "{:?}", lab.snapshot().flows);
+}
+
+/// 8,300 short connections a second are a million in TIME-WAIT, a thousandth of it here. Those are over.
+#[test]
+fn connections_that_are_over_do_not_keep_new_ones_out() {
+    let mut lab = Lab::with(|_, limits| limits.max_flows = 1_000);
+    for n in 0..1_200u16 {
+        lab.advance(Duration::from_millis(100));
+        let (client, port) = ([(n % 100) as u8 + 1, 6], 1_000 + n);
+        let cookie = open(&mut lab, client, port);
+        let of = |s: Seg| s.of_client(client).port(port);
+        let told = |n: u32| as_client(cookie, s(n));
+        lab.client(of(seg(PSH, c(1)).ack(told(1)).ts(1002, cookie.tsval).data(b"GET")));
+        lab.server(of(seg(FIN, s(1)).ack(c(4)).ts(9002, 1002).data(b"200")));
+        lab.client(of(seg(FIN, c(4)).ack(told(5)).ts(1003, cookie.tsval)));
+        lab.server(of(seg(ACK, s(5)).ack(c(5)).ts(9003, 1003)));
+        lab.skip();
+    }
+}
