@@ -31,7 +31,7 @@ fn mistakes_in_a_service_are_named_with_line_and_column() {
         (
             "prots = [1]",
             "8:1: service \"web\": unknown key \"prots\"; known here: name, address, ports, mode, early_data, \
-                         require_timestamps, mss, wscale, sack, timestamps, ecn, max_half_open, activate_at, \
+                         require_timestamps, mss, wscale, sack, timestamps, ecn, max_flows, max_half_open, activate_at, \
                          deactivate_at, min_active, syn_timeout, budgets, server_speaks_first, reset_unknown, refuse_silent",
         ),
         (
@@ -54,6 +54,11 @@ fn mistakes_in_a_service_are_named_with_line_and_column() {
             "8:10: service \"web\": wscale: \"no\" is neither \"none\" nor an integer, 0 to 14",
         ),
         ("mss = 63", "8:7: service \"web\": mss: 63 is out of range, 64 to 65495"),
+        ("max_flows = 0", "8:13: service \"web\": max_flows: 0 is out of range, 1 to 50000000"),
+        (
+            "max_flows = 1000001",
+            "8:13: service \"web\": max_flows: 1000001 is more than limits.max_flows, 1000000",
+        ),
         ("max_half_open = 0", "8:17: service \"web\": max_half_open: 0 is out of range, 1 to 4000000"),
         (
             "max_half_open = 65537",
@@ -362,6 +367,7 @@ fn what_is_not_said_has_the_engines_defaults() {
     assert_eq!((service.min_active, service.syn_timeout), (Duration::from_secs(60), Duration::from_secs(20)));
     assert_eq!(service.budgets, Budgets::default());
     assert_eq!(service.server, ServerOptions::default());
+    assert_eq!(service.max_flows, Limits::default().max_flows);
     assert_eq!(service.max_half_open, Limits::default().max_half_open);
     assert_eq!(config.cookie.epoch, Duration::from_secs(32));
     assert_eq!(config.metrics.listen, Some("127.0.0.1:10910".parse().unwrap()));
@@ -386,6 +392,7 @@ wscale = 'none'
 sack = false
 timestamps = true
 ecn = true
+max_flows = 20
 max_half_open = 5
 server_speaks_first = true
 reset_unknown = true
@@ -439,6 +446,7 @@ workers = 64
     assert_eq!(service.ports.ranges(), [(1, 1), (5, 7)]);
     assert_eq!(service.prefix.to_string(), "2001:db8::/32");
     assert_eq!((service.mode, service.early_data, service.max_half_open), (Mode::Monitor, 16_384, 5));
+    assert_eq!(service.max_flows, 20);
     assert_eq!(
         service.server,
         ServerOptions { mss: Some(1400), wscale: None, sack: false, timestamps: true, ecn: true }

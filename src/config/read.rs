@@ -63,9 +63,9 @@ fn bridge(mut section: Section<'_, '_>, problems: &mut Problems) -> Option<Bridg
 fn limits(mut section: Section<'_, '_>, problems: &mut Problems) -> Limits {
     let default = Limits::default();
     let limits = Limits {
-        max_flows: section.read("max_flows", default.max_flows, problems, |v| count(v, 1..=50_000_000)),
+        max_flows: section.read("max_flows", default.max_flows, problems, |v| count(v, 1..=MOST_FLOWS)),
         max_half_open: section
-            .read("max_half_open", default.max_half_open, problems, |v| count(v, 1..=4_000_000)),
+            .read("max_half_open", default.max_half_open, problems, |v| count(v, 1..=MOST_HALF_OPEN)),
         max_flows_per_source: 0,
         max_half_open_per_source: 0,
         early_data_total: section.read("early_data_total", default.early_data_total, problems, |v| {
@@ -85,7 +85,7 @@ fn limits(mut section: Section<'_, '_>, problems: &mut Problems) -> Limits {
     limits
 }
 
-/// What one source prefix may hold: unless the file says otherwise, half of the flows and a quarter of what is half-open.
+/// What one source prefix may hold: unless the file says otherwise, a sixteenth of each.
 fn shares(section: &mut Section<'_, '_>, limits: Limits, problems: &mut Problems) -> Limits {
     let mut share = |key, all: u32, parts: u32| {
         let default = default_share(all, parts);
@@ -103,10 +103,15 @@ pub(super) fn default_share(all: u32, parts: u32) -> u32 {
     all.checked_div(parts).unwrap_or(all).max(1)
 }
 
-/// One source prefix may hold a half of all flows: it may be a proxy behind which all clients are.
-pub(super) const FLOW_PARTS: u32 = 2;
-/// And a quarter of what is half-open, which real clients leave within a round trip to the server.
-pub(super) const HALF_OPEN_PARTS: u32 = 4;
+/// One source prefix may hold a sixteenth of all flows, and with that its /16 or /48 a quarter. An address of it can have
+/// about 60,000 connections to one port; more come through a proxy, whose operator raises this.
+pub(super) const FLOW_PARTS: u32 = 16;
+/// And as much of what is half-open, which real clients leave within a round trip to the server.
+pub(super) const HALF_OPEN_PARTS: u32 = 16;
+
+/// The most of each that may be asked for: some 12 GiB and 2 GiB of memory.
+const MOST_FLOWS: u64 = 50_000_000;
+const MOST_HALF_OPEN: u64 = 4_000_000;
 
 fn timeout(
     section: &mut Section<'_, '_>,
@@ -162,7 +167,8 @@ fn service(entry: &Value<'_>, index: usize, limits: &Limits, problems: &mut Prob
     }
     let prefix = section.require("address", problems, value::prefix);
     let ports = section.require("ports", problems, value::ports);
-    let default = Service { max_half_open: limits.max_half_open, ..Service::default() };
+    let Limits { max_flows, max_half_open, .. } = *limits;
+    let default = Service { max_flows, max_half_open, ..Service::default() };
     let mode = section.read("mode", default.mode, problems, |v| value::word(v, &Mode::ALL, Mode::label));
     let early_data = section.read("early_data", default.early_data, problems, |v| {
         value::size(v, 536..=65_535).map(|octets| u16::try_from(octets).unwrap_or(u16::MAX))
@@ -170,13 +176,17 @@ fn service(entry: &Value<'_>, index: usize, limits: &Limits, problems: &mut Prob
     let require_timestamps =
         section.read("require_timestamps", default.require_timestamps, problems, value::boolean);
     let server = server_options(&mut section, problems);
-    let max_half_open = section.read("max_half_open", default.max_half_open, problems, |v| {
-        let share = count(v, 1..=4_000_000)?;
-        if share > limits.max_half_open {
-            return Err(format!("{share} is more than limits.max_half_open, {}", limits.max_half_open).into());
-        }
-        Ok(share)
-    });
+    let mut share = |key, all, most| {
+        section.read(key, all, problems, |v| {
+            let share = count(v, 1..=most)?;
+            if share > all {
+                return Err(format!("{share} is more than limits.{key}, {all}").into());
+            }
+            Ok(share)
+        })
+    };
+    let max_flows = share("max_flows", default.max_flows, MOST_FLOWS);
+    let max_half_open = share("max_half_open", default.max_half_open, MOST_HALF_OPEN);
     let activate_at = threshold(&mut section, "activate_at", default.activate_at, problems);
     let half = Threshold {
         half_open: activate_at.half_open.div_ceil(2),
@@ -213,6 +223,7 @@ fn service(entry: &Value<'_>, index: usize, limits: &Limits, problems: &mut Prob
         early_data,
         require_timestamps,
         server,
+        max_flows,
         max_half_open,
         activate_at,
         deactivate_at,

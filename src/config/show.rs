@@ -79,6 +79,7 @@ fn render_service(page: &mut Page, service: &Service, limits: &Limits) {
     page.value("sack", &server.sack, &default.sack, bool::to_string);
     page.value("timestamps", &server.timestamps, &default.timestamps, bool::to_string);
     page.value("ecn", &server.ecn, &default.ecn, bool::to_string);
+    page.value("max_flows", &service.max_flows, &limits.max_flows, u32::to_string);
     page.value("max_half_open", &service.max_half_open, &limits.max_half_open, u32::to_string);
     let default = Service::default();
     let (activate, deactivate) = (service.activate_at, service.deactivate_at);

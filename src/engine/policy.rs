@@ -110,7 +110,7 @@ pub struct Service {
     pub require_timestamps: bool,
     /// What the server supports until it has told.
     pub server: ServerOptions,
-    /// The most flows this service may hold.
+    /// The most flows this service may hold: see [`Policy::flow_cap`].
     pub max_flows: u32,
     /// The most half-open entries this service may hold.
     pub max_half_open: u32,
@@ -180,7 +180,8 @@ pub struct Budgets {
     /// SYNs of one source prefix (IPv4 /24, IPv6 /64) that are answered or let through: bounds what a network whose
     /// addresses are forged gets, and what one that attacks can do.
     pub syn_per_source: Rate,
-    /// New connections of one source prefix that proved to be there: its share of what the server can do.
+    /// New connections of one source prefix that proved to be there: its share of what the server can do. Its /20 or /56
+    /// has twice as many, its /16 or /48 four times.
     pub connections_per_source: Rate,
     /// First SYNs to the server: bounds what a flood of real connections puts on it.
     pub backend_syn: Rate,
@@ -210,9 +211,10 @@ pub struct Limits {
     pub max_flows: u32,
     /// The most half-open entries of all services together.
     pub max_half_open: u32,
-    /// The most flows of one source prefix (IPv4 /24, IPv6 /64).
+    /// The most flows of one source prefix (IPv4 /24, IPv6 /64); its /20 or /56 may hold twice as many, its /16 or /48 four
+    /// times.
     pub max_flows_per_source: u32,
-    /// The most half-open entries of one source prefix.
+    /// The most half-open entries of one source prefix, and of wider ones in the same way.
     pub max_half_open_per_source: u32,
     /// The most octets of early data kept for all half-open entries together.
     pub early_data_total: u64,
@@ -239,8 +241,8 @@ impl Default for Limits {
         Limits {
             max_flows: 1_000_000,
             max_half_open: 65_536,
-            max_flows_per_source: 500_000,
-            max_half_open_per_source: 16_384,
+            max_flows_per_source: 1_000_000 / 16,
+            max_half_open_per_source: 65_536 / 16,
             early_data_total: 64 << 20,
             established: Duration::from_secs(7_440),
             half_closed: Duration::from_secs(7_440),

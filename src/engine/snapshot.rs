@@ -95,7 +95,7 @@ impl Shared {
                 mode: service.mode,
                 values,
                 half_open: self.slots_taken(id).saturating_add(self.held(id)) as u64,
-                max_half_open: u64::from(service.max_half_open),
+                max_half_open: policy.half_open_cap(id) as u64,
                 cookies_in_flight: state.pressure.cookies_in_flight(),
                 is_challenging: match service.mode {
                     Mode::Off | Mode::Monitor => false,

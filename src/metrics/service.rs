@@ -123,7 +123,7 @@ const SERVICE_COUNTERS: &[ServiceCounter] = &[
     ),
 ];
 
-fn labelled_counters(engine: &Snapshot) -> [MetricFamily; 4] {
+fn labelled_counters(engine: &Snapshot) -> [MetricFamily; 5] {
     let rows = |label, values: fn(&ServiceSnapshot) -> Vec<(&'static str, u64)>| {
         engine.services.iter().flat_map(move |service| {
             let metric =
@@ -157,6 +157,22 @@ fn labelled_counters(engine: &Snapshot) -> [MetricFamily; 4] {
             "RSTs that synwall sent, by the side they went to.",
             rows("to", |s| {
                 vec![("client", s.values.counters.reset_client), ("server", s.values.counters.reset_server)]
+            }),
+        ),
+        counter(
+            "synwall_flows_reclaimed_total",
+            "Connections that ended before their timeout because the table, their service's or their source's share of it was \
+             filling: over already, without an octet since the handshake (silent), half-closed, idle, or of a service that \
+             is only watched.",
+            rows("state", |s| {
+                let v = &s.values.counters;
+                let over = [("over", v.reclaimed_over), ("watched", v.reclaimed_watched)];
+                let open = [
+                    ("silent", v.reclaimed_silent),
+                    ("half_closed", v.reclaimed_half_closed),
+                    ("idle", v.reclaimed_idle),
+                ];
+                over.into_iter().chain(open).collect()
             }),
         ),
         counter(

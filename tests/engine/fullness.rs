@@ -197,7 +197,7 @@ fn open(lab: &mut Lab, client: [u8; 2], port: u16) -> Cookie {
     cookie
 }
 
-/// Connections that a server gave up after a minute, without an answer to its FIN, and that nothing is heard of since.
+/// Row 33: connections that a server gave up after a minute, without an answer to its FIN, and that nothing is heard of since.
 #[test]
 fn connections_that_the_server_gave_up_do_not_fill_the_table() {
     let mut lab = Lab::with(|_, limits| {
@@ -217,7 +217,7 @@ fn connections_that_the_server_gave_up_do_not_fill_the_table() {
     assert_eq!(ask(&mut lab, [1, 1], 40_000).0, Verdict::Consume, "{:?}", lab.snapshot().flows);
 }
 
-/// 8,300 short connections a second are a million in TIME-WAIT, a thousandth of it here. Those are over.
+/// Row 33: 8,300 short connections a second are a million in TIME-WAIT, a thousandth of it here. Those are over.
 #[test]
 fn connections_that_are_over_do_not_keep_new_ones_out() {
     let mut lab = Lab::with(|_, limits| limits.max_flows = 1_000);
