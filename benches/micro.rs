@@ -89,8 +89,8 @@ fn table(c: &mut Criterion) {
 }
 
 fn map(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, len: u32) {
-    let map = CappedMap::new(TableHasher::new([1, 2]), 1);
-    let caps = |all| Caps { all, group: all, share: all };
+    let map = CappedMap::new(TableHasher::new([1, 2]), 1, 1);
+    let caps = |all| Caps { all, owner: all, group: all, share: all };
     let room = caps(1 << 21);
     for number in 0..len {
         map.admit(key(number), Entry([0; 16]), room).expect("room");
@@ -125,6 +125,14 @@ struct Entry([u64; 16]);
 
 impl Grouped for Entry {
     fn group(&self) -> usize {
+        0
+    }
+
+    fn owner(&self) -> usize {
+        0
+    }
+
+    fn share(&self) -> u16 {
         0
     }
 }

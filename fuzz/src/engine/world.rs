@@ -399,6 +399,7 @@ fn policy(low: u8, high: u8) -> Policy {
                         ServerOptions { mss: Some(1220), wscale: None, sack: false, ..Default::default() }
                     }
                 },
+                max_flows: limits.max_flows.min(8),
                 max_half_open: limits.max_half_open.min(4),
                 reset_unknown: has(10),
                 server_speaks_first: has(11),
