@@ -136,3 +136,24 @@ pub(super) fn syn_timeout(service: &Service, half_open: usize, is_pressed: bool)
 /// The SYN timeout under pressure: a client whose SYN-ACK was not lost answers sooner from anywhere on earth. Between the
 /// times at which clients repeat SYNs and servers SYN-ACKs, 1 and 3 s, for the RST not to cross one.
 const PRESSED_TIMEOUT: Duration = Duration::from_millis(2_500);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_syn_timeout_gets_shorter_in_the_second_half_of_the_room() {
+        let timeout = |max_half_open, half_open, is_pressed| {
+            let service =
+                Service { max_half_open, syn_timeout: Duration::from_secs(20), ..Service::default() };
+            syn_timeout(&service, half_open, is_pressed).as_millis()
+        };
+        for (half_open, millis) in [(0, 20_000), (50, 20_000), (51, 19_600), (90, 4_000), (100, 1_000)] {
+            assert_eq!(timeout(100, half_open, false), millis, "{half_open} of 100");
+        }
+        // Half of an odd number is rounded down.
+        assert_eq!((timeout(101, 51, false), timeout(101, 52, false)), (20_000, 19_405));
+        assert_eq!((timeout(100, 0, true), timeout(100, 99, true)), (2_500, 2_500));
+        assert_eq!(timeout(100, 1_000, false), 1_000, "more than there may be");
+    }
+}

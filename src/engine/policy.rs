@@ -518,12 +518,23 @@ mod tests {
     }
 
     #[test]
+    fn the_smaller_link_is_the_mtu() {
+        let policy = Policy::new(Vec::new(), Limits::default(), 1500).unwrap();
+        assert_eq!((policy.mtu, policy.link_mtus()), (1500, [1500, 1500]));
+        let policy = policy.with_link_mtus(9000, 1400);
+        assert_eq!((policy.mtu, policy.link_mtus()), (1400, [9000, 1400]));
+        assert_eq!([Side::Client, Side::Server].map(|side| policy.link_mtu(side)), [9000, 1400]);
+    }
+
+    #[test]
     fn overlapping_services_are_refused_by_name() {
         let refused = Policy::new(
             vec![service("a", "198.18.0.0", 15, &[(80, 90)]), service("b", "198.19.1.1", 32, &[(90, 90)])],
             Limits::default(),
             1500,
         );
+        let error = refused.clone().unwrap_err();
+        assert_eq!(error.to_string(), "services \"a\" and \"b\" share an address and a port");
         assert_eq!(refused.unwrap_err(), PolicyError::Overlap { first: "a".into(), second: "b".into() });
     }
 }

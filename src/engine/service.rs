@@ -263,6 +263,26 @@ mod tests {
         }
     }
 
+    /// The scale that was promised in an epoch whose cookies are still accepted is what they mean.
+    #[test]
+    fn promises_come_back_for_the_epochs_that_are_alive() {
+        let restored = |epoch, present| {
+            let state = ServiceState::default();
+            let service = Service {
+                server: ServerOptions { wscale: Some(9), ..ServerOptions::default() },
+                ..Service::default()
+            };
+            state.restore(&service, (0, [3, 5]), epoch, present);
+            [state.promised_wscale(0), state.promised_wscale(1)]
+        };
+        assert_eq!([restored(10, 10), restored(11, 11)], [[3, 5]; 2]);
+        // One epoch on, the older of the two is over.
+        assert_eq!((restored(10, 11), restored(11, 12)), ([3, 9], [9, 5]));
+        assert_eq!([restored(10, 12), restored(9, 12)], [[9, 9]; 2]);
+        // One epoch back: the newer one has not begun.
+        assert_eq!((restored(11, 10), restored(10, 9)), ([3, 9], [9, 5]));
+    }
+
     #[test]
     fn only_what_was_offered_is_learned() {
         let state = ServiceState::default();

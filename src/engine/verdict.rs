@@ -218,6 +218,7 @@ mod tests {
             buffer.copy_from_slice(b"xy");
             2
         });
+        assert!(!out.is_empty());
         let seen: Vec<(Side, Vec<u8>)> =
             out.frames().map(|(side, frame)| (side, frame.bytes().to_vec())).collect();
         assert_eq!(seen, vec![(Side::Client, b"abc".to_vec()), (Side::Server, b"xy".to_vec())]);

@@ -348,9 +348,10 @@ mod tests {
         assert_eq!(map.with(&key(1), |value| std::mem::replace(&mut value.0, 2)), Some(0));
         assert_eq!((map.group_len(0), map.group_len(2)), (0, 1));
         assert!(map.with(&key(2), |_| ()).is_none());
+        assert!(map.contains(&key(1)) && !map.contains(&key(2)));
         assert!(map.remove_if(&key(1), |value| value.0 == 0).is_none());
         assert!(map.remove_if(&key(1), |value| value.0 == 2).is_some());
-        assert!(map.is_empty() && map.group_len(2) == 0);
+        assert!(map.is_empty() && map.group_len(2) == 0 && !map.contains(&key(1)));
     }
 
     #[test]

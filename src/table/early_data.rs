@@ -140,6 +140,18 @@ mod tests {
     }
 
     #[test]
+    fn buffers_are_kept_for_a_burst_and_no_more() {
+        let pool = Arc::new(EarlyDataPool::new());
+        let idle = || pool.idle[0].lock().unwrap().len();
+        for (entries, kept) in [(1, 1), (MAX_IDLE, MAX_IDLE), (MAX_IDLE + 2, MAX_IDLE)] {
+            let mut all: Vec<EarlyData> = (0..entries).map(|_| EarlyData::new(pool.clone())).collect();
+            assert!(all.iter_mut().all(|data| data.append(&[1], 9, 1 << 30)));
+            drop(all);
+            assert_eq!((idle(), pool.used()), (kept, 0));
+        }
+    }
+
+    #[test]
     fn bounds_refuse_whole_appends() {
         let pool = Arc::new(EarlyDataPool::new());
         let mut data = EarlyData::new(pool.clone());

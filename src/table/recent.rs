@@ -114,6 +114,16 @@ mod tests {
     }
 
     #[test]
+    fn a_life_ends_at_its_time_though_others_last_longer() {
+        let set = RecentSet::new(TableHasher::new([1, 2]), 12);
+        let start = Instant::from_nanos(7_000_000_000);
+        set.insert("a", start, LIFE);
+        set.insert("b", start.after(LIFE), LIFE);
+        assert!(set.contains("a", start.after(Duration::from_millis(999)), LIFE));
+        assert!(!set.contains("a", start.after(LIFE), LIFE));
+    }
+
+    #[test]
     fn an_empty_set_contains_nothing() {
         let set = RecentSet::new(TableHasher::new([1, 2]), 12);
         assert!((0..10_000u32).all(|item| !set.contains(item, Instant::ZERO, LIFE)));

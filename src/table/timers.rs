@@ -207,6 +207,19 @@ mod tests {
         assert_eq!((due.iter().filter(|(found, _)| *found == key(1)).count(), timers.len()), (1, 0));
     }
 
+    /// A wheel that was not served for a while is behind: what is armed meanwhile must not come up a turn early.
+    #[test]
+    fn a_timer_that_is_armed_far_ahead_of_the_cursor_waits() {
+        let mut timers = Timers::new(at(0));
+        assert!(timers.is_empty());
+        timers.arm(key(1), (), at(0), at(5_000));
+        timers.arm(key(2), (), at(10_000), at(26_000));
+        assert!(!timers.is_empty());
+        assert_eq!(timers.pop_due(at(10_000)).map(|due| due.key), Some(key(1)));
+        assert_eq!(timers.pop_due(at(10_000)), None);
+        assert_eq!(timers.pop_due(at(26_000)).map(|due| due.key), Some(key(2)));
+    }
+
     #[test]
     fn nodes_are_reused() {
         let mut timers = Timers::new(at(0));

@@ -204,6 +204,10 @@ mod tests {
         assert_eq!(copy.bytes(), &[7; 60]);
         assert_eq!(copy.offload(), offload);
         assert!(offload.is_partial() && offload.is_known_good());
+        assert_eq!(frame.as_frame().offload(), offload);
+        let verified = Offload { flags: Offload::DATA_VALID, ..Offload::default() };
+        assert!(!verified.is_partial() && verified.is_known_good());
+        assert!(!Offload::default().is_known_good());
     }
 
     #[test]

@@ -210,6 +210,10 @@ mod tests {
                 (SeqNumber(u32::MAX), SeqNumber(7), 502)
             );
             assert_eq!(segment.flags(), Flags::PSH.with(Flags::ACK));
+            assert!(!segment.is_empty() && !segment.has_accurate_ecn());
+            let mut marked = frame.clone();
+            marked[layout.tcp + 12] |= 1;
+            assert!(Segment::new(&marked, layout).has_accurate_ecn());
             assert_eq!((segment.payload(), segment.len(), segment.end()), (&b"hello"[..], 5, SeqNumber(4)));
             assert_eq!(
                 segment.options().collect::<Vec<_>>(),
@@ -309,6 +313,12 @@ mod tests {
     }
 
     #[test]
+    fn a_flag_that_is_set_twice_is_set() {
+        let both = Flags::SYN.with(Flags::ACK);
+        assert_eq!((both.with(Flags::ACK), both.with(both)), (both, both));
+    }
+
+    #[test]
     fn a_buffer_that_is_too_small_gets_nothing() {
         let spec = spec(true, b"hello");
         let len = build(&spec).len();
@@ -355,6 +365,7 @@ mod tests {
             segment.finish(&Default::default());
             assert!(layout.has_valid_tcp_checksum(&frame));
             assert_eq!(Segment::new(&frame, layout).options().count(), 0);
+            assert!(Segment::new(&frame, layout).is_empty());
         }
     }
 

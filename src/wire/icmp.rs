@@ -474,6 +474,26 @@ mod tests {
         frame[14 + 20 + 8 + 2] = 0xff; // a quoted packet longer than its quote
         let quoted = parse_frame(&frame).segment.unwrap();
         assert_eq!(quoted.end, 14 + 20 + 8 + 128);
+        for (code, at, end) in [((1, 0), 4, 128), ((3, 0), 4, 128), ((2, 0), 4, 300), ((1, 0), 5, 300)] {
+            let mut frame = error(true, code, 100, &[0xee; 209]);
+            frame[14 + 40 + at] = 16;
+            frame[14 + 40 + 8 + 4] = 0xff; // a quoted packet longer than its quote
+            let quoted = parse_frame(&frame).segment.unwrap();
+            assert_eq!(quoted.end, 14 + 40 + 8 + end, "{code:?}");
+        }
+    }
+
+    #[test]
+    fn a_message_without_a_quote_is_no_error() {
+        for (v6, protocol, code) in [(false, 1, [3, 1]), (true, 58, [1, 0])] {
+            for len in 0..=HEADER_LEN {
+                let message = [&code[..], &[0; HEADER_LEN]].concat();
+                let mut frame = vec![2; 12];
+                frame.extend(if v6 { [0x86, 0xdd] } else { [8, 0] });
+                frame.extend(packet(v6, protocol, &message[..len]));
+                assert_eq!(frame::parse(&frame), Parsed::Other, "{len} octets");
+            }
+        }
     }
 
     #[test]

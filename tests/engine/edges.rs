@@ -8,90 +8,7 @@ use synwall::engine::{DropReason, Side, Verdict};
 use synwall::wire::checksum;
 
 use crate::lab::*;
-
-fn syn_line() -> String {
-    format!("server > S {}:{}(0) win 64256 <mss 1460,sackOK,TS val 1001 ecr 0,wscale 7>", c(0), c(1))
-}
-
-/// The counters that a server's valid SYN-ACK moves.
-const OPENED: [(&str, i64); 6] = [
-    ("backend_established", 1),
-    ("flows_proxied", 1),
-    ("handshakes", 1),
-    ("half_open", -1),
-    ("flows.syn_sent", -1),
-    ("flows.established", 1),
-];
-
-#[test]
-fn syn_sent_client_segments_that_open_nothing_are_dropped_for_their_flags() {
-    let mut lab = Lab::new();
-    let cookie = lab.syn_sent();
-    let ack = cookie.iss.wrapping_add(1);
-    for flags in [FIN, PSH, SYN | ACK] {
-        let segment = Seg { flags, ack, ..seg(0, c(1)) };
-        assert_eq!(lab.client(segment), Verdict::Drop(DropReason::BadFlags), "{flags:#x}");
-    }
-    lab.expect_nothing();
-    lab.expect_counters(&[("drop.bad_flags", 3)]);
-}
-
-/// A segment that was overtaken tells neither the clock nor the window: TSval alone, or TSecr alone, shows it.
-#[test]
-fn syn_sent_overtaken_segment_changes_neither_timestamps_nor_window() {
-    for (tsval, back) in [(1_000, 0), (1_002, 1)] {
-        let mut lab = Lab::new();
-        let cookie = lab.syn_sent();
-        let overtaken = seg(0, c(1)).ack(cookie.iss.wrapping_add(1)).window(99);
-        assert_eq!(lab.client(overtaken.ts(tsval, cookie.tsval.wrapping_sub(back))), Verdict::Consume);
-        assert_eq!(lab.server(lab.server_syn_ack()), Verdict::Consume);
-        lab.expect(&[format!("server > . {}:{}(0) ack {} win 502 <TS val 1001 ecr 9000>", c(1), c(1), s(1))]);
-        lab.expect_counters(&[&OPENED[..], &[("inside.originated", 1)]].concat());
-    }
-}
-
-#[test]
-fn syn_sent_nothing_is_kept_behind_the_clients_fin() {
-    let mut lab = Lab::new();
-    let cookie = lab.syn_sent();
-    let ack = cookie.iss.wrapping_add(1);
-    assert_eq!(lab.client(seg(FIN, c(1)).ack(ack).ts(1002, cookie.tsval)), Verdict::Consume);
-    let behind = seg(PSH, c(2)).ack(ack).ts(1003, cookie.tsval).data(b"more");
-    assert_eq!(lab.client(behind), Verdict::Drop(DropReason::EarlyDataExceeded));
-    lab.expect_nothing();
-    lab.expect_counters(&[("drop.early_data_exceeded", 1)]);
-    assert_eq!(lab.server(lab.server_syn_ack()), Verdict::Consume);
-    lab.expect(&[format!("server > F. {}:{}(0) ack {} win 502 <TS val 1003 ecr 9000>", c(1), c(2), s(1))]);
-    assert_eq!(lab.moved()["flows.half_closed"], 1);
-}
-
-#[test]
-fn syn_sent_corrupt_answer_of_the_server_opens_nothing_and_resets_nothing() {
-    for answer in [seg(SYN, SERVER_ISS).ack(c(1)).mss(1460), seg(RST, 0).ack(c(1)), seg(ACK, s(5)).ack(77)] {
-        let mut lab = Lab::new();
-        lab.syn_sent();
-        let mut frame = lab.frame(Side::Server, &answer);
-        frame[14 + 20 + 16] ^= 1; // the checksum
-        assert_eq!(lab.inject(Side::Server, &frame), Verdict::Drop(DropReason::UnexpectedAnswer));
-        lab.expect_nothing();
-        lab.expect_counters(&[("drop.unexpected_answer", 1)]);
-    }
-}
-
-/// It acknowledges the SYN, but no SYN-ACK has come: a connection that the server has from before.
-#[test]
-fn syn_sent_bare_ack_with_the_right_number_opens_nothing() {
-    let mut lab = Lab::new();
-    lab.syn_sent();
-    assert_eq!(lab.server(seg(ACK, s(5)).ack(c(1))), Verdict::Drop(DropReason::UnexpectedAnswer));
-    lab.expect(&[format!("server > R {}:{}(0) win 0", c(1), c(1)), syn_line()]);
-    lab.expect_counters(&[
-        ("drop.unexpected_answer", 1),
-        ("reset_server", 1),
-        ("backend_syn_retransmitted", 1),
-        ("inside.originated", 2),
-    ]);
-}
+use crate::syn_sent::syn_line;
 
 /// Sources that the operator lets off, and services that are off, are no sign of anything.
 #[test]
@@ -139,7 +56,6 @@ fn a_servers_segment_to_a_denied_client_is_judged_like_any_of_no_connection() {
     lab.expect_counters(&[("drop.denied", 1)]);
 }
 
-/// Row 4.
 #[test]
 fn bogus_ipv6_sources_get_no_answer() {
     let mut lab = Lab::v6();
@@ -267,18 +183,6 @@ fn a_fast_path_is_told_keys_and_promises() {
     assert_eq!((promises[0].wscale, promises[0].server.wscale), ([3, 7], Some(7)));
 }
 
-/// Row 58. An error from the clients' side is about what the server sent, never about a SYN to it.
-#[test]
-fn syn_sent_error_from_the_clients_side_is_about_no_segment() {
-    let mut lab = Lab::new();
-    lab.syn_sent();
-    let quote = lab.frame(Side::Server, &seg(ACK, c(0)).ack(c(1)))[14..].to_vec();
-    let error = crate::icmp::error(&lab, [(3, 3), (1, 4)], &quote);
-    assert_eq!(lab.inject(Side::Client, &error), Verdict::Drop(DropReason::IcmpUnmatched));
-    lab.expect_nothing();
-    lab.expect_counters(&[("drop.icmp_unmatched", 1)]);
-}
-
 #[test]
 fn labels_are_those_of_the_metrics_and_of_the_configuration() {
     use synwall::engine::list::Kind;
@@ -288,4 +192,86 @@ fn labels_are_those_of_the_metrics_and_of_the_configuration() {
     );
     assert_eq!(Mode::ALL.map(Mode::label), ["off", "monitor", "adaptive", "always"]);
     assert_eq!(Side::ALL.map(Side::port), ["outside", "inside"]);
+}
+
+#[test]
+fn a_snapshot_says_what_there_is_room_for_and_which_key_is_in_force() {
+    let mut lab = Lab::with(|_, limits| limits.max_flows = 1_234);
+    assert_eq!((lab.snapshot().flow_table_capacity, lab.snapshot().key_epoch), (1_234, Some(1000)));
+    lab.rotate();
+    assert_eq!(lab.snapshot().key_epoch, Some(1001));
+}
+
+/// Where clients are let through, an error about no known connection may be about one of theirs.
+#[test]
+fn errors_about_unknown_segments_cross_unless_every_client_is_challenged() {
+    for (mode, allow, verdict) in [
+        (Mode::Monitor, &[][..], Verdict::Forward),
+        (Mode::Adaptive, &[], Verdict::Forward),
+        (Mode::Always, &["198.18.0.1"], Verdict::Forward),
+        (Mode::Always, &[], Verdict::Drop(DropReason::IcmpUnmatched)),
+    ] {
+        let mut lab = Lab::with(|service, _| service.mode = mode);
+        lab.set_filter(&[], allow);
+        let quote = lab.frame(Side::Server, &seg(ACK, s(1)).ack(c(1)))[14..].to_vec();
+        let error = crate::icmp::error(&lab, [(3, 1), (1, 0)], &quote);
+        assert_eq!(lab.inject(Side::Client, &error), verdict, "{mode:?}");
+        let came_out = if verdict == Verdict::Forward { vec![(Side::Server, error)] } else { Vec::new() };
+        assert_eq!(lab.take(), came_out);
+    }
+}
+
+/// A bit that was flipped in a TSval is no leap of the server's clock: the client's next echo is its own. What is near
+/// counts, whether the segment arrived whole or not.
+#[test]
+fn established_corrupt_timestamp_moves_the_servers_clock_by_less_than_a_leap() {
+    const LEAP: u32 = 1 << 16;
+    for (flipped, echo, told) in [
+        (9_000 ^ (1 << 31), 9_000, 9_000),
+        (9_000 + LEAP, 9_000 + LEAP, 9_000),
+        (9_000 + LEAP - 1, 9_000 + LEAP - 1, 9_000 + LEAP - 1),
+        (9_100, 9_100, 9_100),
+    ] {
+        let mut lab = Lab::new();
+        let cookie = lab.established();
+        let mut corrupt = lab.frame(Side::Server, &seg(0, s(1)).ack(c(1)).ts(9_000, 1001));
+        corrupt[14 + 20 + 20 + 4..][..4].copy_from_slice(&flipped.to_be_bytes());
+        assert_eq!(lab.inject(Side::Server, &corrupt), Verdict::Forward);
+        lab.skip();
+        let echoed = cookie.tsval.wrapping_add(echo.wrapping_sub(9_000));
+        lab.client(seg(0, c(1)).ack(as_client(cookie, s(1))).ts(1002, echoed));
+        let line = format!("server > . {}:{}(0) ack {} win 502 <TS val 1002 ecr {told}>", c(1), c(1), s(1));
+        lab.expect(&[line]);
+    }
+}
+
+/// The client has answered, though its server has not.
+#[test]
+fn nothing_is_repeated_to_a_client_that_waits_for_its_server() {
+    let mut lab = Lab::with(|service, _| service.server_speaks_first = true);
+    lab.established();
+    let cookie = lab.syn_with(linux_syn().port(50_000));
+    lab.client(lab.client_ack(cookie).port(50_000));
+    lab.skip();
+    lab.advance(Duration::from_millis(1_010));
+    lab.expect(&[syn_line()]);
+    lab.expect_counters(&[("backend_syn_retransmitted", 1), ("inside.originated", 1)]);
+}
+
+/// Each of many SYN-ACKs is repeated, a second after it was sent and not before.
+#[test]
+fn every_syn_ack_of_a_known_prefix_is_repeated_in_its_turn() {
+    let mut lab = Lab::with(|service, _| service.server_speaks_first = true);
+    lab.established();
+    lab.advance(Duration::from_secs(20));
+    for port in [50_000, 50_001, 50_002] {
+        lab.client(linux_syn().port(port));
+    }
+    lab.skip();
+    let due = lab.now.after(Duration::from_secs(1));
+    assert!(lab.next_timer().is_some_and(|next| next <= due));
+    lab.serve_timers();
+    lab.expect_nothing();
+    lab.advance(Duration::from_secs(1));
+    lab.expect_counters(&[("synack_repeated", 3), ("outside.originated", 3)]);
 }

@@ -292,6 +292,11 @@ impl Lab {
         self.out = out;
     }
 
+    /// When the next timer is due.
+    pub fn next_timer(&self) -> Option<Instant> {
+        self.engine.next_timer()
+    }
+
     /// Timers that are armed.
     pub fn armed_timers(&self) -> usize {
         self.engine.armed_timers()
@@ -341,7 +346,14 @@ impl Lab {
             assert_eq!(frame.offload(), Offload::default(), "what is originated is complete");
             let is_sound = match frame::parse(frame.bytes()) {
                 Parsed::IcmpError(error) => error.has_valid_checksum(frame.bytes()),
-                // An error about no segment, over IPv4 and without tags.
+                // An error about no segment, without tags.
+                Parsed::Other if self.v6 => {
+                    let bytes = frame.bytes();
+                    let address =
+                        |at: usize| IpAddr::from(<[u8; 16]>::try_from(&bytes[at..at + 16]).unwrap());
+                    let pseudo = checksum::pseudo_header_of(58, address(22), address(38), bytes.len() - 54);
+                    checksum::add(checksum::sum(&bytes[54..]), pseudo) == 0xffff
+                }
                 Parsed::Other => checksum::sum(&frame.bytes()[34..]) == 0xffff,
                 _ => parse(frame.bytes()).has_valid_tcp_checksum(frame.bytes()),
             };

@@ -162,3 +162,38 @@ fn reports_of_packets_that_are_too_big_are_limited() {
     assert_eq!(lab.take().len(), 1_000);
     lab.expect_counters(&[("drop.too_big", 1_500), ("outside.originated", 1_000)]);
 }
+
+/// Row 61. IPv6 has no DF bit; errors, and what is for or from more than one, are dropped without a word (RFC 4443 §2.4).
+#[test]
+fn of_ipv6_everything_is_reported_but_errors_and_multicast() {
+    let mut lab = Lab::v6();
+    lab.set_mtus(1500, 1400);
+    let to_nobody = {
+        let mut frame = lab.frame(Side::Client, &seg(ACK, c(1)).ack(7).data(&[7; 1400]));
+        frame[53] = 77;
+        frame
+    };
+    let icmp = |kind: u8| {
+        let mut frame = to_nobody.clone();
+        (frame[20], frame[54]) = (58, kind);
+        frame
+    };
+    let with = |at: usize, address: &str| {
+        let mut frame = to_nobody.clone();
+        frame[at..at + 16].copy_from_slice(&address.parse::<std::net::Ipv6Addr>().unwrap().octets());
+        frame
+    };
+    for (frame, reports) in [
+        (to_nobody.clone(), 1),
+        (icmp(128), 1),
+        (icmp(255), 1),
+        (icmp(127), 0),
+        (icmp(1), 0),
+        (with(38, "ff0e::1"), 0),
+        (with(22, "::"), 0),
+    ] {
+        assert_eq!(lab.inject(Side::Client, &frame), Verdict::Drop(DropReason::TooBig));
+        assert_eq!(lab.take().len(), reports, "{:02x?}", &frame[14..60]);
+    }
+    lab.expect_counters(&[("drop.none.too_big", 7), ("outside.originated", 3)]);
+}

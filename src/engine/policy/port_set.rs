@@ -71,6 +71,7 @@ mod tests {
         set.insert_range(80, 80);
         set.insert_range(81, 90);
         assert_eq!(set.ranges(), vec![(80, 90), (65535, 65535)]);
+        assert_eq!(format!("{set:?}"), "[(80, 90), (65535, 65535)]");
         assert_eq!(PortSet::all().ranges(), vec![(1, 65535)]);
         assert!(!PortSet::all().contains(0));
     }

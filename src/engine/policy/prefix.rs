@@ -80,6 +80,7 @@ mod tests {
         assert_eq!(prefix.to_string(), "198.18.3.0/24");
         assert!(!Prefix::new("0.0.0.0".parse().unwrap(), 0).unwrap().contains("::".parse().unwrap()));
         assert!(Prefix::new("::".parse().unwrap(), 0).unwrap().contains("2001:db8::1".parse().unwrap()));
+        assert!(Prefix::new("::".parse().unwrap(), 0).unwrap().is_empty() && !prefix.is_empty());
         assert!(Prefix::new("1.2.3.4".parse().unwrap(), 33).is_none());
     }
 }
