@@ -391,6 +391,7 @@ fn flow() -> FastFlow {
         service: ServiceId(0),
         is_up: true,
         is_direct: false,
+        challenged: None,
         client_iss: 1,
         delta: 0x1234_5678,
         ts_delta: 3,

@@ -304,11 +304,33 @@ fn direct(theme: &mut Theme) {
     crosses(theme, &flow, "data-server", "", Side::Server, &answer, false);
     let rare = flow.client(0, 0).raw(&[254, 4, 1, 2]);
     crosses(theme, &flow, "rare-option", "", Side::Client, &rare, false);
+    crosses(theme, &flow, "fin", "", Side::Client, &data.clone().flags(FIN), true);
+    let scaled = flow.client(40_000, 0).data(b"x");
+    crosses(theme, &flow, "in-scaled-window", "", Side::Client, &scaled, false);
     let far = flow.server(0x4000_0000, 0).data(b"x");
-    crosses(theme, &flow, "beyond-server", "Watched, and not judged.", Side::Server, &far, false);
-    let far = flow.client(0x4000_0000, 0).data(b"x");
-    crosses(theme, &flow, "beyond", "", Side::Client, &far, false);
-    crosses(theme, &flow, "fin", "", Side::Client, &data.flags(FIN), true);
+    crosses(theme, &flow, "beyond-server", "The server is believed.", Side::Server, &far, true);
+    let without_ack = seg().seq(c(1)).flags(PSH).data(b"x");
+    let unacceptable = [
+        (
+            "beyond",
+            "What its receiver would not take changes nothing.",
+            flow.client(0x4000_0000, 0).data(b"x"),
+        ),
+        ("blind", "", flow.client(0x1234_5678, 0x5555_5555)),
+        ("blind-ack-in-window", "", flow.client(10, 0x5555_5555)),
+        ("old-ack", "", flow.client(10, 0_u32.wrapping_sub(70_000))),
+        ("without-ack", "", without_ack),
+        ("fin-beyond", "", flow.client(0x4000_0000, 0).flags(FIN)),
+        ("reset-blind", "", seg().seq(0x1234_5678).flags(RST)),
+        ("reset-in-window", "", seg().seq(c(2)).flags(RST)),
+    ];
+    for (name, why, segment) in unacceptable {
+        crosses(theme, &flow, name, why, Side::Client, &segment, false);
+    }
+    crosses(theme, &flow, "reset", "", Side::Client, &seg().seq(c(1)).flags(RST), true);
+    crosses(theme, &flow, "reset-server", "", Side::Server, &seg().seq(s(1)).flags(RST), true);
+    crosses(theme, &flow, "reset-server-in-window", "", Side::Server, &seg().seq(s(2)).flags(RST), false);
+    crosses(theme, &flow, "old-server", "", Side::Server, &flow.server(0_u32.wrapping_sub(70_000), 0), true);
 }
 
 const ABOUT: &str = "Segments of flows, translated. delta is the server's ISS less the cookie's: added to SEG.ACK and to the edges of

@@ -10,7 +10,7 @@
 #define SYNWALL_ABI_H
 
 /* Raised with every change below: pinned maps of another version are drained, not adopted. */
-#define ABI_VERSION 2
+#define ABI_VERSION 3
 
 #define MAX_SERVICES 256
 /* One row more than services: what belongs to none. */
@@ -113,7 +113,10 @@ enum {
 	SERVICE_REQUIRE_TIMESTAMPS = 1 << 0,
 	SERVICE_SPEAKS_FIRST = 1 << 1,
 	SERVICE_RESET_UNKNOWN = 1 << 2,
-	/* Connections that began before the start are let through: the engine knows which. */
+	/*
+	 * Connections that began before the start are let through, or clients that were sent a cookie before they were let
+	 * through: the engine knows which.
+	 */
 	SERVICE_GRACE = 1 << 3,
 	/* What its server takes. */
 	SERVICE_WSCALE = 1 << 4,
@@ -242,6 +245,8 @@ enum {
 	FLOW_UP = 1 << 0,
 	/* Let through as it is. */
 	FLOW_DIRECT = 1 << 1,
+	/* Of a direct flow: a SYN on its tuple was answered with a cookie; `ts_delta` is its ISS. */
+	FLOW_CHALLENGED = 1 << 2,
 };
 
 /*

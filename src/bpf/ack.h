@@ -43,28 +43,37 @@ static __always_inline int refuse(const struct packet *p, const struct service *
 	return DROPPED(DROP_COOKIE_INVALID);
 }
 
-/* What becomes of a segment without a flow before a cookie is looked for in it. */
+/*
+ * What becomes of a segment without a flow before a cookie is looked for in it; if there is none, it `crosses` where clients are
+ * let through.
+ */
 static __always_inline int meet(const struct settings *settings, const struct packet *p,
-				const struct service *service)
+				const struct service *service, bool *crosses)
 {
+	bool has_grace = service && (service->flags & SERVICE_GRACE);
 	__u32 rule;
 	int verdict;
 
-	if (!service || service->mode == MODE_OFF)
+	if (!service || (service->mode == MODE_OFF && !has_grace))
 		return CROSSES;
-	rule = service->mode == MODE_MONITOR ? 0 : find_rule(settings, p);
+	rule = service->mode <= MODE_MONITOR ? 0 : find_rule(settings, p);
 	if (rule == RULE_DENY)
 		return DROPPED(DROP_DENIED);
 	if (is_pending(p))
 		return IS_WANTED;
-	if (service->mode == MODE_MONITOR || rule == RULE_ALLOW)
+	*crosses = service->mode <= MODE_MONITOR || rule == RULE_ALLOW;
+	if (*crosses && !has_grace)
 		return CROSSES;
 	verdict = screen(p);
 	if (verdict != CONTINUE)
-		return verdict;
+		return *crosses ? CROSSES : verdict;
+	if (*crosses && (p->flags & (FLAG_SYN | FLAG_ACK | FLAG_RST)) != FLAG_ACK)
+		return CROSSES;
 	if (!(p->flags & FLAG_ACK) || (p->flags & (FLAG_SYN | FLAG_RST)))
 		return refuse(p, service, DROP_NO_FLOW);
-	return settings->has_key[settings->parity & 1] ? CONTINUE : DROPPED(DROP_NO_KEY);
+	if (settings->has_key[settings->parity & 1])
+		return CONTINUE;
+	return *crosses ? CROSSES : DROPPED(DROP_NO_KEY);
 }
 
 /* Handles a segment of a client that is no SYN. */
@@ -72,6 +81,7 @@ static __always_inline int handle_client(const struct settings *settings, struct
 {
 	struct slot *slot = find_flow(settings, p);
 	struct service *service = NULL;
+	bool crosses = false;
 	struct claim claim;
 	int verdict;
 
@@ -79,20 +89,20 @@ static __always_inline int handle_client(const struct settings *settings, struct
 		verdict = handle_in_flow(settings, p, slot);
 	} else {
 		service = find_service(settings, p);
-		verdict = meet(settings, p, service);
+		verdict = meet(settings, p, service, &crosses);
 	}
 	if (verdict != CONTINUE)
 		return verdict;
 	claim = read_claim(p);
 	if (service && (service->flags & SERVICE_REQUIRE_TIMESTAMPS) && !claim.has_timestamps)
-		return refuse(p, service, DROP_TIMESTAMPS_REQUIRED);
+		return crosses ? CROSSES : refuse(p, service, DROP_TIMESTAMPS_REQUIRED);
 	if (cookie_is_good(settings, p, &claim)) {
 		mark_pending(settings, p);
 		return IS_WANTED;
 	}
 	if (service)
-		return refuse(p, service, DROP_COOKIE_INVALID);
-	return slot ? keep_out(p, slot) : GOES_UP;
+		return crosses ? CROSSES : refuse(p, service, DROP_COOKIE_INVALID);
+	return slot ? DROPPED(DROP_OUT_OF_WINDOW) : GOES_UP;
 }
 
 #endif

@@ -27,20 +27,25 @@ static __always_inline __u32 ack_of(const struct packet *p, const struct slot *s
 	return p->side == SIDE_CLIENT ? p->ack + slot->delta : p->ack;
 }
 
-/* Whether the segment may be of the connection (RFC 9293 §3.10.7.4, RFC 5961). */
+/*
+ * Whether the segment may be of the connection (RFC 9293 §3.10.7.4, RFC 5961). The note of a direct one goes by what the client
+ * has acknowledged before, see engine/note.rs.
+ */
 static __always_inline bool is_acceptable(const struct packet *p, const struct slot *slot)
 {
 	const struct end *sender = &slot->ends[p->side], *receiver = &slot->ends[!p->side];
 	__u32 window = receiver->max_window > OLD_SEGMENT ? receiver->max_window : OLD_SEGMENT;
-	__u32 reach = sender->max_window + OLD_SEGMENT;
+	__u32 reach = sender->max_window + OLD_SEGMENT, oldest;
 
 	if (reach < OLD_SEGMENT)
 		reach = ~0u;
+	oldest = slot->flags & FLOW_DIRECT && p->side == SIDE_CLIENT ? sender->acked - OLD_SEGMENT :
+								       receiver->next - reach;
 	/* One octet beyond the edge is a window probe. */
 	if (is_before(receiver->edge + 1, segment_end(p)) || is_before(segment_end(p), sender->next - window))
 		return false;
 	return !(p->flags & FLAG_ACK) || (!is_before(receiver->next, ack_of(p, slot)) &&
-					  !is_before(ack_of(p, slot), receiver->next - reach));
+					  !is_before(ack_of(p, slot), oldest));
 }
 
 static __always_inline void advance(__u32 *number, __u32 to)
@@ -109,12 +114,48 @@ static __always_inline bool is_denied(const struct settings *settings, const str
 	return service && service->mode >= MODE_ADAPTIVE;
 }
 
-/* What becomes of a segment that does not fit. What a direct flow carries is never judged, only watched. */
-static __always_inline int keep_out(const struct packet *p, struct slot *slot)
+/* Whether a client's segment may return the cookie with which a SYN was answered on a direct flow's tuple. */
+static __always_inline bool may_return_cookie(const struct packet *p, const struct slot *slot)
 {
-	if (!(slot->flags & FLOW_DIRECT))
-		return DROPPED(DROP_OUT_OF_WINDOW);
-	note(p, slot, now_in_millis(p));
+	return (slot->flags & FLOW_CHALLENGED) && p->side == SIDE_CLIENT &&
+	       (p->flags & (FLAG_SYN | FLAG_ACK | FLAG_RST)) == FLAG_ACK && p->seq - slot->ts_delta <= 1;
+}
+
+/* Whether a RST is exact as its receiver sees it (RFC 5961 §3.2). */
+static __always_inline bool is_exact(const struct packet *p, const struct slot *slot)
+{
+	return p->seq == slot->ends[!p->side].acked || p->seq == slot->ends[p->side].next;
+}
+
+/* Whether a server's segment lies before what was noted of neither end: the engine believes it. */
+static __always_inline bool is_ahead(const struct packet *p, const struct slot *slot)
+{
+	const struct end *server = &slot->ends[SIDE_SERVER];
+
+	return p->side == SIDE_SERVER && (p->flags & FLAG_ACK) && !is_before(segment_end(p), server->next) &&
+	       !is_before(p->ack, server->acked);
+}
+
+/*
+ * A segment of a direct flow crosses whatever it says, and is noted if its receiver would take it (engine/note.rs). What may
+ * end the flow, or show that the note is behind, the engine must see; and what may be of a connection that was challenged.
+ */
+static __always_inline int watch(const struct settings *settings, const struct packet *p, struct slot *slot)
+{
+	if (may_return_cookie(p, slot)) {
+		mark_pending(settings, p);
+		return IS_WANTED;
+	}
+	if ((slot->flags & FLOW_UP) || (p->flags & FLAG_SYN))
+		return IS_WANTED;
+	if (p->flags & FLAG_RST)
+		return is_exact(p, slot) ? IS_WANTED : CROSSES;
+	if (!is_acceptable(p, slot))
+		return is_ahead(p, slot) || (slot->flags & FLOW_CHALLENGED) ? IS_WANTED : CROSSES;
+	if (p->flags & FLAG_FIN)
+		return IS_WANTED;
+	if (p->flags & FLAG_ACK)
+		note(p, slot, now_in_millis(p));
 	return CROSSES;
 }
 
@@ -124,10 +165,6 @@ static __always_inline int pass_on(const struct packet *p, struct slot *slot)
 	__u32 now = now_in_millis(p);
 	struct places places;
 
-	if (slot->flags & FLOW_DIRECT) {
-		note(p, slot, now);
-		return CROSSES;
-	}
 	if (keeps_storm(p, slot, now)) {
 		slot->last_seen = now;
 		return DROPPED(DROP_ACK_STORM);
@@ -158,6 +195,11 @@ static __always_inline int handle_in_flow(const struct settings *settings, struc
 	p->service = slot->service < NO_SERVICE ? slot->service : NO_SERVICE;
 	if (is_denied(settings, p))
 		return DROPPED(DROP_DENIED);
+	if (slot->flags & FLOW_DIRECT) {
+		int verdict = watch(settings, p, slot);
+
+		return is_unchanged(p, slot) ? verdict : GOES_UP;
+	}
 	if ((slot->flags & FLOW_UP) || (p->flags & (FLAG_SYN | FLAG_FIN | FLAG_RST)))
 		return IS_WANTED;
 	if (is_acceptable(p, slot))
@@ -165,7 +207,7 @@ static __always_inline int handle_in_flow(const struct settings *settings, struc
 	/* A slot that was written meanwhile judges nothing. */
 	if (!is_unchanged(p, slot))
 		return GOES_UP;
-	return p->flags & FLAG_ACK && p->side == SIDE_CLIENT ? CONTINUE : keep_out(p, slot);
+	return p->flags & FLAG_ACK && p->side == SIDE_CLIENT ? CONTINUE : DROPPED(DROP_OUT_OF_WINDOW);
 }
 
 #endif

@@ -12,18 +12,15 @@ static __always_inline int handle_server(const struct settings *settings, struct
 {
 	struct slot *slot = find_flow(settings, p);
 	struct service *service;
-	int verdict;
 
-	if (slot) {
-		verdict = handle_in_flow(settings, p, slot);
-		return verdict == CONTINUE ? keep_out(p, slot) : verdict;
-	}
+	if (slot)
+		return handle_in_flow(settings, p, slot);
 	service = find_service(settings, p);
-	if (!service || service->mode == MODE_OFF)
+	if (!service || (service->mode == MODE_OFF && !(service->flags & SERVICE_GRACE)))
 		return CROSSES;
 	if (p->flags & FLAG_SYN)
 		return mark_pending(settings, p);
-	if (service->mode == MODE_MONITOR && !is_pending(p))
+	if (service->mode <= MODE_MONITOR && !is_pending(p))
 		return CROSSES;
 	return GOES_UP;
 }

@@ -168,14 +168,14 @@ static __always_inline int handle_opening(const struct settings *settings, struc
 	row = service_counters(p);
 	if (!row)
 		return GOES_UP;
-	if (service->mode == MODE_OFF) {
+	if (service->mode == MODE_OFF && !(service->flags & SERVICE_GRACE)) {
 		/* It may belong to a connection from before. */
 		if (find_flow(settings, p))
 			return GOES_UP;
 		row->syn_received++;
 		return CROSSES;
 	}
-	if (service->mode == MODE_MONITOR)
+	if (service->mode <= MODE_MONITOR)
 		return mark_pending(settings, p);
 	rule = find_rule(settings, p);
 	if (rule == RULE_DENY)

@@ -36,8 +36,17 @@ pub(super) struct Handshake {
     pub(super) window: u16,
     /// The window scale that the client was told the server uses.
     pub(super) told_wscale: u8,
-    /// The ISS of a SYN-ACK to the same SYN whose connection the server was told to forget.
-    pub(super) forgotten_iss: Option<SeqNumber>,
+    /// The answer to the same SYN that the server was told to forget.
+    pub(super) forgotten: Option<Forgotten>,
+}
+
+/// A connection that the server was told to forget by RST, which is the same RST for whatever it opens by the same SYN.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Forgotten {
+    /// The server's ISS.
+    pub(super) iss: SeqNumber,
+    /// When the server was told last.
+    pub(super) told: Instant,
 }
 
 /// A connection whose server has been sent a SYN.
@@ -50,6 +59,8 @@ pub(super) struct Backend {
     retries: u32,
     /// A SYN was sent at once because the server answered with an old connection's ACK; once between two timeouts.
     was_hurried: bool,
+    /// Its SYN has not been sent: a RST to the server is under way, and would end what the SYN opens.
+    waits: bool,
     /// The server has answered; a flow is taking over.
     is_done: bool,
 }
@@ -83,24 +94,29 @@ pub(super) enum FromClient {
 
 /// What a timeout leads to.
 pub(super) enum Timeout {
+    /// The SYN that waited.
+    Send(Handshake),
     Resend(Handshake),
     GiveUp(Handshake),
 }
 
 impl Backend {
-    /// A connection whose first SYN is about to be sent.
-    pub(super) fn new(handshake: Handshake, early: EarlyData, fin: bool) -> Backend {
-        Backend { handshake, early, fin, retries: 0, was_hurried: false, is_done: false }
+    /// A connection whose first SYN is about to be sent, or after a while if it `waits`.
+    pub(super) fn new(handshake: Handshake, early: EarlyData, fin: bool, waits: bool) -> Backend {
+        Backend { handshake, early, fin, retries: 0, was_hurried: false, waits, is_done: false }
     }
 
     /// The handshake, if a SYN with `seq` was sent to the server and no answer has come.
     pub(super) fn sent_syn(&self, seq: SeqNumber) -> Option<Handshake> {
-        (!self.is_done && seq == self.handshake.client_iss).then_some(self.handshake)
+        (!self.is_done && !self.waits && seq == self.handshake.client_iss).then_some(self.handshake)
     }
 
     /// Moves on after the server was silent for a timeout; how long the next one is.
     pub(super) fn time_out(&mut self) -> (Timeout, Duration) {
         self.was_hurried = false;
+        if core::mem::take(&mut self.waits) {
+            return (Timeout::Send(self.handshake), FIRST_TIMEOUT);
+        }
         if self.retries >= MAX_RETRIES {
             return (Timeout::GiveUp(self.handshake), Duration::ZERO);
         }
@@ -183,10 +199,16 @@ impl Backend {
     }
 
     /// Handles a server's segment; `empty` takes the place of the early data when the connection is open.
-    pub(super) fn handle_server(&mut self, arrival: &Arrival<'_>, frame: &[u8], empty: EarlyData) -> Answer {
+    pub(super) fn handle_server(
+        &mut self,
+        arrival: &Arrival<'_>,
+        frame: &[u8],
+        empty: EarlyData,
+        now: Instant,
+    ) -> Answer {
         let flags = arrival.flags;
         let acknowledges_syn = flags.has(Flags::ACK) && arrival.ack == self.handshake.client_iss.add(1);
-        if self.is_done || verify(arrival, frame).is_err() {
+        if self.is_done || self.waits || verify(arrival, frame).is_err() {
             return Answer::Unexpected { resend: None, wants_reset: false };
         }
         if flags.has(Flags::RST) {
@@ -197,8 +219,8 @@ impl Backend {
                 Answer::Unexpected { resend: None, wants_reset: false }
             };
         }
-        if flags.has(Flags::SYN) && acknowledges_syn && self.handshake.forgotten_iss == Some(arrival.seq) {
-            return self.answered_by_the_forgotten();
+        if flags.has(Flags::SYN) && acknowledges_syn && self.is_still_under_way(arrival.seq, now) {
+            return Answer::Unexpected { resend: None, wants_reset: false };
         }
         if flags.has(Flags::SYN) && acknowledges_syn {
             self.is_done = true;
@@ -218,12 +240,13 @@ impl Backend {
 }
 
 impl Backend {
-    /// The server's SYN-ACK of before, which was on its way when the server was told to forget it: the answer to our SYN is
-    /// still to come. Unless that RST was lost; then the repeated SYN is answered like this, too, and both go out again.
-    fn answered_by_the_forgotten(&mut self) -> Answer {
-        let is_alive = self.retries > 0 && !self.was_hurried;
-        self.was_hurried |= is_alive;
-        Answer::Unexpected { resend: is_alive.then_some(self.handshake), wants_reset: is_alive }
+    /// Whether a SYN-ACK may be the one of before, which was on its way when the server was told to forget it, or whose server
+    /// the RST has not reached: to acknowledge that would open what is about to end. Long after that it answers our SYN: the
+    /// server chooses the same ISS for the same SYN, as one with cookies of its own may, or never got the RST.
+    fn is_still_under_way(&self, iss: SeqNumber, now: Instant) -> bool {
+        self.handshake
+            .forgotten
+            .is_some_and(|before| before.iss == iss && now.since(before.told) < RESET_LIFE)
     }
 }
 
@@ -241,6 +264,7 @@ impl Completion {
             state: if self.fin { FlowState::HalfClosed } else { FlowState::Established },
             is_direct: false,
             is_watched: false,
+            challenged: None,
             client_iss: handshake.client_iss,
             server_iss: arrival.seq,
             client_tsval: self.said.options.timestamps.map(|_| handshake.client_tsval),
@@ -301,3 +325,9 @@ fn drop_for(reason: DropReason) -> FromClient {
 /// The SYN goes out again after 1, 2 and 4 s (RFC 6298 §2, §5.5), and 8 s later the client is told.
 pub(super) const FIRST_TIMEOUT: Duration = Duration::from_secs(1);
 const MAX_RETRIES: u32 = 3;
+
+/// For so long after a RST that freed the server's slot no SYN follows it, or it could overtake the RST and be ended by it: much
+/// longer than the way between neighbours takes.
+pub(super) const RESET_SETTLES: Duration = Duration::from_millis(500);
+/// So long after that RST nothing of before is under way any more.
+const RESET_LIFE: Duration = Duration::from_secs(3);

@@ -123,14 +123,17 @@ impl Step<'_> {
             Err(DropReason::CookieReplayed) => return Some(Verdict::Drop(DropReason::CookieReplayed)),
             Err(_) => return self.handle_as_the_flows(arrival, frame),
         };
-        let is_another = |flow: &Flow| flow.client_iss != redemption.client_iss;
+        // A client that returns the cookie of a SYN on a direct flow's tuple has opened another, though its ISS be the same.
+        let is_another = |flow: &Flow| flow.is_direct || flow.client_iss != redemption.client_iss;
         let Some(old) = self.remove_flow_if(&arrival.key, is_another) else {
             // A keep-alive of the connection itself: whether the server still knows it the server must say.
             return self
                 .handle_as_the_flows(arrival, frame)
                 .or(Some(Verdict::Drop(DropReason::CookieReplayed)));
         };
-        self.spend(arrival.key, old.client_iss);
+        if !old.is_direct {
+            self.spend(arrival.key, old.client_iss);
+        }
         if !is_over {
             // The server still holds the old connection: end it with the number that it expects (RFC 5961 §3.2).
             let counters = self.counters(arrival.id);
@@ -139,7 +142,7 @@ impl Step<'_> {
             let reset = SegmentSpec { seq: next, flags: Flags::RST, ..reply::onward(arrival, frame) };
             self.send(Side::Server, &reset);
         }
-        Some(self.admit(arrival, frame, &redemption))
+        Some(self.open(arrival, frame, redemption))
     }
 
     /// Handles a client's segment that opens nothing; `None` if the flow has gone meanwhile.
@@ -160,6 +163,15 @@ fn handle(
     now: Instant,
     may_reopen: bool,
 ) -> Outcome {
+    if may_reopen && flow.may_return_cookie(side, arrival) {
+        return Outcome::MayReopen { is_over: flow.state.is_over(), next: flow.client.next };
+    }
+    if flow.is_direct && flow.is_of_the_next(side, arrival) {
+        return Outcome::Settled(Verdict::Drop(DropReason::OutOfWindow));
+    } else if flow.is_direct {
+        flow.watch(side, arrival, frame, now);
+        return Outcome::Settled(Verdict::Forward);
+    }
     let ack = match side {
         Side::Client => arrival.ack.add(flow.translation.delta),
         Side::Server => arrival.ack,
@@ -171,38 +183,27 @@ fn handle(
     if may_reopen && looks_like_new(flow, side, arrival, standing) {
         return Outcome::MayReopen { is_over: flow.state.is_over(), next: flow.client.next };
     }
-    if flow.is_direct {
-        // What a direct flow carries is never judged, only watched; but what is not of a connection that both ends have closed
-        // is of the next on its tuple, which was challenged, and must not reach the server as it is.
-        if standing == Standing::OutOfWindow {
-            if side == Side::Client && flow.state == FlowState::TimeWait {
-                return Outcome::Settled(Verdict::Drop(DropReason::OutOfWindow));
-            }
-            standing = Standing::Acceptable;
-        }
-    } else {
-        if standing == Standing::OutOfWindow && flow.resuming.is_under_way(now) {
-            standing = flow.resynchronize(side, arrival, ack);
-        }
-        flow.note_resumption(side, now);
-        match standing {
-            Standing::BadReset => return Outcome::Settled(Verdict::Drop(DropReason::BadReset)),
-            Standing::OutOfWindow => return Outcome::Settled(Verdict::Drop(DropReason::OutOfWindow)),
-            Standing::Acceptable | Standing::ExactReset | Standing::InexactReset => {}
-        }
-        let says_nothing_new = flow.says_nothing_new(side, arrival, ack);
-        if flow.storm.note(side, says_nothing_new, now.since(flow.last_seen)) {
-            flow.last_seen = now;
-            return Outcome::Settled(Verdict::Drop(DropReason::AckStorm));
-        }
-        match side {
-            Side::Client => flow.translation.client_to_server(arrival, frame),
-            Side::Server => flow.translation.server_to_client(arrival, frame),
-        }
+    if standing == Standing::OutOfWindow && flow.resuming.is_under_way(now) {
+        standing = flow.resynchronize(side, arrival, ack);
+    }
+    flow.note_resumption(side, now);
+    match standing {
+        Standing::BadReset => return Outcome::Settled(Verdict::Drop(DropReason::BadReset)),
+        Standing::OutOfWindow => return Outcome::Settled(Verdict::Drop(DropReason::OutOfWindow)),
+        Standing::Acceptable | Standing::ExactReset | Standing::InexactReset => {}
+    }
+    let says_nothing_new = flow.says_nothing_new(side, arrival, ack);
+    if flow.storm.note(side, says_nothing_new, now.since(flow.last_seen)) {
+        flow.last_seen = now;
+        return Outcome::Settled(Verdict::Drop(DropReason::AckStorm));
+    }
+    match side {
+        Side::Client => flow.translation.client_to_server(arrival, frame),
+        Side::Server => flow.translation.server_to_client(arrival, frame),
     }
     match standing {
         // A SYN is no part of an open connection: its receiver challenges it and takes nothing of it (RFC 5961 §4.2).
-        Standing::Acceptable if !flow.is_direct && arrival.flags.has(Flags::SYN) => {}
+        Standing::Acceptable if arrival.flags.has(Flags::SYN) => {}
         Standing::Acceptable => flow.note(side, arrival, ack, now),
         Standing::ExactReset if flow.state != FlowState::Reset => flow.last_seen = now,
         Standing::ExactReset | Standing::InexactReset | Standing::BadReset | Standing::OutOfWindow => {}
@@ -217,7 +218,7 @@ fn handle(
 fn syn_ack_again(flow: &Flow, side: Side, arrival: &Arrival<'_>) -> Option<Acknowledgement> {
     let first = flow.client_iss.add(1);
     let is_syn_ack = arrival.flags.has(Flags::SYN) && arrival.flags.has(Flags::ACK) && arrival.ack == first;
-    if side == Side::Client || flow.is_direct || !is_syn_ack {
+    if side == Side::Client || !is_syn_ack {
         return None;
     }
     let is_the_same = arrival.seq == flow.server_iss;

@@ -265,6 +265,7 @@ fn restore(saved: &SavedFlow, service: ServiceId, now: Instant, past: Past) -> O
         state: FlowState::ALL.get(usize::from(saved.state)).copied()?,
         is_direct: saved.is_direct,
         is_watched: false,
+        challenged: None,
         client_iss: SeqNumber(saved.client_iss),
         // A SYN-ACK that comes so late is answered with what the client expects, whichever it is.
         server_iss: SeqNumber(0),

@@ -27,6 +27,9 @@ pub trait FastPath: Send + Sync {
     /// `is_up`, else only those that the engine must see.
     fn note(&self, key: &FlowKey, ends: &FastEnds, is_up: bool);
 
+    /// Notes that a SYN with this ISS was answered with a cookie on the tuple of a direct flow.
+    fn challenge(&self, key: &FlowKey, iss: u32);
+
     /// Forgets a flow.
     fn remove(&self, key: &FlowKey);
 
@@ -67,6 +70,9 @@ pub struct FastFlow {
     pub is_up: bool,
     /// Let through as it is.
     pub is_direct: bool,
+    /// Of a direct flow: the ISS of the latest SYN on its tuple that was answered with a cookie. The client's segments that
+    /// may return it go up.
+    pub challenged: Option<u32>,
     /// The client's ISS.
     pub client_iss: u32,
     /// Server's ISS less the cookie's.
@@ -138,7 +144,8 @@ pub struct Promises {
     pub server: ServerOptions,
     /// The window scales that cookies of even and of odd epochs promise.
     pub wscale: [u8; 2],
-    /// Connections that began before the start are let through at present: only the engine knows which.
+    /// Connections that began before the start are let through at present, or clients that were sent a cookie before: only the
+    /// engine knows which.
     pub has_grace: bool,
 }
 
@@ -146,10 +153,12 @@ impl Shared {
     /// What is promised in the name of each service of the policy, in the order of their ids.
     pub fn promises(&self, now: Instant) -> Vec<Promises> {
         let policy = self.policy.load();
+        let epoch = self.keys.load().as_ref().map(|keys| keys.ring.epoch());
         let promises = |(service, state): (&Service, &ServiceState)| Promises {
             server: state.options(service),
             wscale: [state.promised_wscale(0), state.promised_wscale(1)],
-            has_grace: state.grace.is_in_force(now),
+            has_grace: state.grace.is_in_force(now)
+                || epoch.is_some_and(|epoch| state.expects_cookies(epoch)),
         };
         policy.services().iter().zip(&self.services).map(promises).collect()
     }

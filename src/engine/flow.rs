@@ -120,12 +120,15 @@ const STORM_PAUSE: Duration = Duration::from_millis(200);
 pub(super) struct Flow {
     pub(super) service: ServiceId,
     pub(super) state: FlowState,
-    /// Let through as it is: nothing about it was promised, and nothing of it is refused.
+    /// Let through as it is: nothing about it was promised, and nothing of it is refused (`note`).
     pub(super) is_direct: bool,
     /// Of a service that is only watched when it was admitted.
     pub(super) is_watched: bool,
     pub(super) client_iss: SeqNumber,
+    /// 0 where it is not known.
     pub(super) server_iss: SeqNumber,
+    /// The ISS of the latest SYN on a direct flow's tuple that was answered with a cookie.
+    pub(super) challenged: Option<SeqNumber>,
     /// The TSval with which the server's SYN-ACK was acknowledged, if it uses timestamps.
     pub(super) client_tsval: Option<u32>,
     pub(super) translation: Translation,
@@ -188,28 +191,6 @@ pub(super) enum Standing {
 }
 
 impl Flow {
-    /// A flow that is let through as it is.
-    pub(super) fn direct(service: ServiceId, client_iss: SeqNumber, link: LinkHeader, now: Instant) -> Flow {
-        Flow {
-            service,
-            state: FlowState::Established,
-            is_direct: true,
-            is_watched: false,
-            client_iss,
-            server_iss: SeqNumber(0),
-            client_tsval: None,
-            translation: Translation::default(),
-            client: End::default(),
-            server: End::default(),
-            link,
-            storm: Storm::default(),
-            resuming: Resuming::No,
-            place: Place::Here,
-            last_seen: now,
-            armed_for: Instant::ZERO,
-        }
-    }
-
     /// Whether both ends were seen and neither has sent an octet behind its SYN.
     pub(super) fn is_silent(&self) -> bool {
         let has_sent_nothing = |end: &End, iss: SeqNumber| {
@@ -298,4 +279,4 @@ fn judge_reset(sender: &End, receiver: &End, seq: SeqNumber) -> Standing {
 }
 
 /// How far behind a segment may be and still pass as an old duplicate, beside the window: a window without scaling.
-const OLD_SEGMENT: u32 = 66_000;
+pub(super) const OLD_SEGMENT: u32 = 66_000;

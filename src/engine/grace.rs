@@ -17,6 +17,7 @@ use core::time::Duration;
 
 use super::classify::Arrival;
 use super::flow::{Flow, FlowState};
+use super::note::Beginning;
 use super::policy::Service;
 use super::verdict::{DropReason, Side};
 use super::{Shared, Step};
@@ -98,7 +99,7 @@ impl Step<'_> {
         let share = self.policy.limits.max_flows / 2;
         if !is_reset
             && self.shared.direct_flows() < share as usize
-            && self.admit_direct(Side::Server, arrival, frame)
+            && self.admit_direct(Side::Server, arrival, frame, &Beginning::of_server(arrival))
         {
             self.counters(arrival.id).grace_flows.add(1);
         }

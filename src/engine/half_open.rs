@@ -1,9 +1,10 @@
 //! A connection of which only one end is known to be there.
 
 use super::Shared;
-use super::backend::Backend;
-use super::direct::Direct;
+use super::backend::{Backend, Forgotten};
+use super::outgoing::Outgoing;
 use super::policy::{MAX_SERVICES, ServiceId};
+use super::syn_received::Direct;
 use crate::table::capped::Grouped;
 use crate::time::Instant;
 use crate::wire::seq::SeqNumber;
@@ -27,6 +28,8 @@ pub(super) enum Phase {
     Backend(Backend),
     /// The client's SYN was let through; the client has not completed the handshake.
     Direct(Direct),
+    /// The server's own SYN was let through; the end that it calls has not answered.
+    Outgoing(Outgoing),
 }
 
 impl HalfOpen {
@@ -35,34 +38,51 @@ impl HalfOpen {
         matches!(self.phase, Phase::Backend(_))
     }
 
-    /// The client's ISS.
-    pub(super) fn client_iss(&self) -> SeqNumber {
+    /// The client's ISS, if a client has opened it.
+    pub(super) fn client_iss(&self) -> Option<SeqNumber> {
         match &self.phase {
-            Phase::Backend(backend) => backend.handshake.client_iss,
-            Phase::Direct(direct) => direct.handshake.client_iss,
+            Phase::Backend(backend) => Some(backend.handshake.client_iss),
+            Phase::Direct(direct) => Some(direct.handshake.client_iss),
+            Phase::Outgoing(_) => None,
         }
     }
 
-    /// The ISS of the server's that it was told to forget.
-    pub(super) fn forgotten_iss(&self) -> Option<SeqNumber> {
+    /// What the server was told to forget.
+    pub(super) fn forgotten(&self) -> Option<Forgotten> {
         match &self.phase {
-            Phase::Direct(direct) => direct.is_freed.then_some(direct.handshake.cookie_iss),
-            Phase::Backend(backend) => backend.handshake.forgotten_iss,
+            Phase::Direct(direct) => direct.forgotten(),
+            Phase::Backend(backend) => backend.handshake.forgotten,
+            Phase::Outgoing(_) => None,
+        }
+    }
+
+    /// The window scale that the client's SYN with this ISS offered.
+    pub(super) fn offered_wscale(&self, client_iss: SeqNumber) -> Option<u8> {
+        match &self.phase {
+            Phase::Direct(direct) => direct.offered_wscale(client_iss),
+            Phase::Backend(_) | Phase::Outgoing(_) => None,
         }
     }
 
     /// Whether it waits for the client.
     pub(super) fn is_direct(&self) -> bool {
-        !self.is_backend()
+        matches!(self.phase, Phase::Direct(_))
+    }
+
+    /// Whether a server has opened it.
+    pub(super) fn is_outgoing(&self) -> bool {
+        matches!(self.phase, Phase::Outgoing(_))
     }
 }
 
 impl Grouped for HalfOpen {
-    /// By service, and those that are held in the server's place apart: they are no burden on the server.
+    /// By service, and apart those that are held in the server's place and those that the server opens: they are no burden
+    /// on its backlog.
     fn group(&self) -> usize {
         match &self.phase {
-            Phase::Direct(direct) if direct.is_freed => HELD.saturating_add(self.service.index()),
+            Phase::Direct(direct) if direct.is_freed() => HELD.saturating_add(self.service.index()),
             Phase::Direct(_) | Phase::Backend(_) => self.service.index(),
+            Phase::Outgoing(_) => OUTGOING.saturating_add(self.service.index()),
         }
     }
 
@@ -86,9 +106,21 @@ impl Shared {
     pub(super) fn held(&self, id: ServiceId) -> usize {
         self.half_open.group_len(HELD.saturating_add(id.index()))
     }
+
+    /// All half-open entries of a service.
+    pub(super) fn half_open_of(&self, id: ServiceId) -> usize {
+        self.slots_taken(id).saturating_add(self.held(id)).saturating_add(self.outgoing(id))
+    }
+
+    /// Connections that servers of a service open and that have not been answered.
+    fn outgoing(&self, id: ServiceId) -> usize {
+        self.half_open.group_len(OUTGOING.saturating_add(id.index()))
+    }
 }
 
 /// The first group of those that are held.
 const HELD: usize = MAX_SERVICES + 1;
+/// The first group of those that servers open.
+const OUTGOING: usize = 2 * HELD;
 /// Groups of the table.
-pub(super) const GROUPS: usize = 2 * HELD;
+pub(super) const GROUPS: usize = 3 * HELD;

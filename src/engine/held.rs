@@ -9,12 +9,12 @@ use core::time::Duration;
 use super::Step;
 use super::backend::Handshake;
 use super::classify::{Arrival, verify};
-use super::direct::LOOK_INTERVAL;
 use super::half_open::{HalfOpen, Phase};
 use super::policy::{Service, ServiceId};
 use super::reply;
 use super::service::mss_of_mtu;
 use super::sightings::Sighted;
+use super::syn_received::LOOK_INTERVAL;
 use super::verdict::{DropReason, Side, Verdict};
 use crate::cookie::Offer;
 use crate::table::flow_key::FlowKey;
@@ -41,10 +41,10 @@ impl Step<'_> {
     pub(super) fn held(&self, arrival: &Arrival<'_>) -> Option<Handshake> {
         self.shared.half_open.with(&arrival.key, |entry| match &entry.phase {
             Phase::Direct(direct) => {
-                let is_its_own = direct.is_freed && direct.handshake.client_iss == arrival.seq;
+                let is_its_own = direct.is_freed() && direct.handshake.client_iss == arrival.seq;
                 is_its_own.then_some(direct.handshake)
             }
-            Phase::Backend(_) => None,
+            Phase::Backend(_) | Phase::Outgoing(_) => None,
         })?
     }
 
@@ -75,6 +75,16 @@ impl Step<'_> {
         self.counters(arrival.id).synack_repeated.add(1);
     }
 
+    /// The client goes on with a connection that cannot be opened anew: it is told.
+    pub(super) fn give_up(&mut self, arrival: &Arrival<'_>, frame: &[u8]) -> Verdict {
+        if let Err(reason) = verify(arrival, frame) {
+            return Verdict::Drop(reason);
+        }
+        self.shared.half_open.remove_if(&arrival.key, HalfOpen::is_direct);
+        self.reset_unknown(Side::Client, arrival, frame);
+        Verdict::Consume
+    }
+
     /// The client completes a handshake that the server has been told to forget: it is opened there anew, in the client's
     /// name, and translated, for the server will choose another ISS.
     pub(super) fn revive(&mut self, arrival: &Arrival<'_>, frame: &[u8], handshake: Handshake) -> Verdict {
@@ -88,9 +98,8 @@ impl Step<'_> {
         // Its last SYN may have come without, and the server would refuse every segment that has none.
         let offer =
             Offer { timestamps: handshake.offer.timestamps && timestamps.is_some(), ..handshake.offer };
-        let forgotten_iss = Some(handshake.cookie_iss);
         let window = arrival.window;
-        let handshake = Handshake { client_tsval, cookie_ts, offer, window, forgotten_iss, ..handshake };
+        let handshake = Handshake { client_tsval, cookie_ts, offer, window, ..handshake };
         // Beyond a budget the entry stays, and the client tries again, unless it was told that there is no room.
         if let Err(reason) = self.may_open_backend(arrival) {
             if self.turn_away(arrival, frame, &handshake, reason) {
@@ -102,7 +111,7 @@ impl Step<'_> {
         let backend = self.backend_entry(arrival, handshake, payload, is_first);
         let deadline = backend.deadline;
         let is_replaced = self.shared.half_open.with(&arrival.key, |entry| {
-            let is_held = matches!(&entry.phase, Phase::Direct(direct) if direct.is_freed);
+            let is_held = matches!(&entry.phase, Phase::Direct(direct) if direct.is_freed());
             if is_held {
                 *entry = backend;
             }

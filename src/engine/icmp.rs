@@ -126,7 +126,7 @@ impl Step<'_> {
             return outcome;
         }
         let of_half_open = self.shared.half_open.with(&report.key, |entry| match &entry.phase {
-            Phase::Direct { .. } => Outcome::Untouched,
+            Phase::Direct(_) | Phase::Outgoing(_) => Outcome::Untouched,
             Phase::Backend(backend) => match backend.sent_syn(report.seq) {
                 Some(handshake) if side == Side::Server => Outcome::OfSyn(handshake),
                 _ => Outcome::Unmatched,

@@ -64,7 +64,7 @@ impl Shared {
     pub fn list(&self, now: Instant, mut f: impl FnMut(Listed) -> bool) {
         let mut goes_on = true;
         self.half_open.for_each_while(|key, entry| {
-            let state = if entry.is_backend() { SYN_SENT } else { SYN_RECEIVED };
+            let state = if entry.is_direct() { SYN_RECEIVED } else { SYN_SENT };
             let age = Some(now.since(entry.admitted));
             goes_on = f(listed(key, entry.service, state, Kind::HalfOpen, age, None));
             goes_on

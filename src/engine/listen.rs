@@ -4,9 +4,8 @@
 use core::net::IpAddr;
 
 use super::Step;
-use super::backend::Handshake;
+use super::backend::{Forgotten, Handshake};
 use super::classify::{Arrival, screen, verify};
-use super::half_open::HalfOpen;
 use super::policy::{Service, ServiceId};
 use super::reply;
 use super::service::{SMALLEST_MSS, default_mss, mss_of_mtu};
@@ -29,8 +28,8 @@ pub(super) struct Redemption {
     epoch: u64,
     /// TSval and TSecr of the ACK.
     timestamps: (u32, u32),
-    /// See [`Handshake::forgotten_iss`].
-    forgotten_iss: Option<SeqNumber>,
+    /// See [`Handshake::forgotten`].
+    forgotten: Option<Forgotten>,
     /// The ACK is a keep-alive or window probe: its SEG.SEQ lies before the data and it carries none that counts.
     is_probe: bool,
 }
@@ -111,6 +110,7 @@ impl Step<'_> {
         self.send(Side::Client, &spec);
         counters.synack_sent.add(1);
         state.pressure.note_sent(self.now, arrival.service);
+        self.note_challenge(arrival);
         self.remember_syn_ack(arrival, spec);
         Ok(())
     }
@@ -147,15 +147,28 @@ impl Step<'_> {
     /// # Errors
     /// Why it does not.
     pub(super) fn listen(&mut self, arrival: &Arrival<'_>, frame: &mut [u8]) -> Result<Verdict, DropReason> {
-        let mut redemption = self.redeem(arrival, frame)?;
+        let redemption = self.redeem(arrival, frame)?;
         // Another worker may have opened the flow since it was looked for: its cookie has done its work.
         if let Some(verdict) = self.established(Side::Client, arrival, frame) {
             return Ok(verdict);
         }
-        // The client's first SYN was let through, a later one was answered, and it is the answer that arrived.
-        let direct = self.shared.half_open.remove_if(&arrival.key, HalfOpen::is_direct);
-        redemption.forgotten_iss = direct.and_then(|entry| entry.forgotten_iss());
-        Ok(self.admit(arrival, frame, &redemption))
+        Ok(self.open(arrival, frame, redemption))
+    }
+
+    /// Opens the connection of a returned cookie. If the client's first SYN was let through and a later one answered, it is the
+    /// answer that arrived: what the cookie has rounded the first SYN has told exactly, and its server goes by that.
+    pub(super) fn open(
+        &mut self,
+        arrival: &Arrival<'_>,
+        frame: &[u8],
+        mut redemption: Redemption,
+    ) -> Verdict {
+        if let Some(entry) = self.shared.half_open.remove_if(&arrival.key, |entry| !entry.is_backend()) {
+            redemption.forgotten = entry.forgotten();
+            let exact = entry.offered_wscale(redemption.client_iss);
+            redemption.offer.wscale = redemption.offer.wscale.map(|rounded| exact.unwrap_or(rounded));
+        }
+        self.admit(arrival, frame, &redemption)
     }
 
     /// Drops a client's segment that belongs to no connection and opens none, unless the start-up grace lets it through.
@@ -203,7 +216,7 @@ impl Step<'_> {
             offer,
             epoch,
             timestamps: timestamps.unwrap_or_default(),
-            forgotten_iss: None,
+            forgotten: None,
             is_probe,
         };
         let found = if let Some(redeemed) = check(arrival.seq.sub(1)) {
@@ -259,7 +272,7 @@ impl Step<'_> {
             offer: redemption.offer,
             window: arrival.window,
             told_wscale: self.shared.service(arrival.id).promised_wscale(redemption.epoch),
-            forgotten_iss: redemption.forgotten_iss,
+            forgotten: redemption.forgotten,
         };
         let payload = if redemption.is_probe { &[] } else { segment.payload() };
         match self.open_backend(arrival, handshake, payload, !redemption.is_probe) {

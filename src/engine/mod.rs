@@ -5,7 +5,9 @@
 //! A frame is classified (`classify`), then handled by the state that its connection is in, a file a state: `listen`
 //! (no entry), `syn_sent` (the server is being asked; `backend` decides), `established` and `closing` (a flow). What
 //! crosses is edited by `translate`, what is originated is made by `reply` and `replay`. `direct` tracks connections
-//! that are let through, `held` those that the server was told to forget, and `pressure` says when that is not enough. Every change of state checks SEG.SEQ and SEG.ACK.
+//! that are let through (`syn_received` until both ends have opened them, `note` from then on), `outgoing` those that a
+//! server opens, `held` those that the server was told to forget, and `pressure` says when that is not enough. Every change of
+//! state checks SEG.SEQ and SEG.ACK.
 
 #![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
@@ -26,6 +28,8 @@ mod lent;
 pub mod list;
 mod listen;
 mod mtu;
+mod note;
+mod outgoing;
 pub mod policy;
 mod pressure;
 mod repeat;
@@ -36,6 +40,7 @@ mod service;
 pub mod sightings;
 mod snapshot;
 pub mod stats;
+mod syn_received;
 mod syn_sent;
 mod timeouts;
 mod translate;
@@ -58,7 +63,7 @@ use crate::wire::buffer::FrameBuf;
 use crate::wire::tcp::Flags;
 use classify::{Arrival, Class, Stance, verify};
 use fast::{FastCounts, FastPath};
-use flow::{Flow, FlowState};
+use flow::Flow;
 use half_open::HalfOpen;
 pub use lent::NoRoom;
 use policy::{MAX_SERVICES, Mode, Policy, ServiceId};
@@ -130,12 +135,21 @@ impl Shared {
     }
 
     /// Replaces the policy; flows that exist live on under the timeouts of the new one. A position that another service
-    /// takes over, or whose server is described anew, forgets what was learned of the server.
+    /// takes over, or whose server is described anew, forgets what was learned of the server. Cookies of clients that are let
+    /// through from now on are redeemed for as long as they live.
     pub fn set_policy(&self, policy: Policy) {
         let before = self.policy.load_full();
+        let epoch = self.keys.load().as_ref().map(|keys| keys.ring.epoch());
+        let has_other_rules = !before.filter.rules().eq(policy.filter.rules());
         for (position, service) in policy.services().iter().enumerate() {
             let Some(state) = self.services.get(position) else { continue };
-            match before.services().get(position).filter(|old| old.name == service.name) {
+            let old = before.services().get(position).filter(|old| old.name == service.name);
+            let has_challenged = old.is_some_and(|old| old.mode.protects());
+            let lets_through = has_other_rules || !service.mode.protects();
+            if let Some(epoch) = epoch.filter(|_| has_challenged && lets_through) {
+                state.let_through(epoch);
+            }
+            match old {
                 None => {
                     state.forget();
                     state.promise(service, 0);
@@ -322,6 +336,10 @@ impl<'a> Step<'a> {
     }
 
     fn handle_segment(&mut self, side: Side, mut arrival: Arrival<'_>, frame: &mut [u8]) -> Verdict {
+        if arrival.stance == Stance::Pass && self.expects_cookies(&arrival) {
+            // Tracked, so that what is of a connection is not looked at for a cookie.
+            arrival.stance = Stance::Watch;
+        }
         match side {
             Side::Client if arrival.is_opening() => self.handle_opening(&mut arrival, frame),
             Side::Client => self.handle_client(&arrival, frame),
@@ -341,19 +359,29 @@ impl<'a> Step<'a> {
             self.feel(arrival);
         }
         match arrival.stance {
-            // A SYN is answered without a look at any table: a forged one harms no connection, for its real client
-            // answers the stray SYN-ACK with an ACK that is translated like any other.
-            Stance::Challenge if !self.is_servers_own(arrival) => return self.answer_syn(arrival, frame),
-            Stance::Challenge => {}
+            // Whatever stands in the tables: no SYN passes to the server. A forged one harms no connection, for its real client
+            // answers the stray SYN-ACK with an ACK that goes to its server like any other.
+            Stance::Challenge => return self.answer_syn(arrival, frame),
             // What is late of the connection before needs its translation.
             Stance::Admit if self.is_translated(arrival) => return self.answer_syn(arrival, frame),
-            Stance::Admit => match self.take_syn(arrival.id, arrival.service, arrival.key.client()) {
-                Ok(()) => self.forget_old_flow(arrival),
-                Err(reason) => return Verdict::Drop(reason),
-            },
+            Stance::Admit => {
+                if let Err(reason) = self.take_syn(arrival.id, arrival.service, arrival.key.client()) {
+                    return Verdict::Drop(reason);
+                }
+                self.forget_old_flow(arrival);
+                return self.admit_opening(arrival, frame);
+            }
+            // A handshake with its server is under way, of which the client knows by a cookie.
+            Stance::Pass | Stance::Watch if self.is_being_opened(arrival) => {
+                return self.answer_syn(arrival, frame);
+            }
             Stance::Pass | Stance::Watch => self.forget_old_flow(arrival),
         }
-        self.handle_client(arrival, frame)
+        // Beside a flow, too, be it translated: whether that is over the server tells, by a challenge or by a new answer.
+        match arrival.stance == Stance::Pass && !self.shared.flows.contains(&arrival.key) {
+            true => Verdict::Forward,
+            false => self.watch(Side::Client, arrival, frame),
+        }
     }
 
     fn handle_client(&mut self, arrival: &Arrival<'_>, frame: &mut [u8]) -> Verdict {
@@ -365,8 +393,14 @@ impl<'a> Step<'a> {
         }
         match arrival.stance {
             Stance::Pass => Verdict::Forward,
-            Stance::Watch => self.watch(Side::Client, arrival, frame),
-            Stance::Admit if arrival.is_opening() => self.admit_opening(arrival, frame),
+            Stance::Watch if arrival.is_opening() => self.watch(Side::Client, arrival, frame),
+            Stance::Watch => match self.continue_direct(arrival, frame) {
+                Some(verdict) => verdict,
+                None if self.expects_cookies(arrival) => {
+                    self.listen(arrival, frame).unwrap_or(Verdict::Forward)
+                }
+                None => Verdict::Forward,
+            },
             // The SYN may have been let through, or answered with a cookie: each handshake goes on as it began.
             Stance::Admit | Stance::Challenge => {
                 if let Some(verdict) = self.continue_direct(arrival, frame) {
@@ -383,6 +417,8 @@ impl<'a> Step<'a> {
     fn handle_server(&mut self, arrival: &Arrival<'_>, frame: &mut [u8]) -> Verdict {
         if arrival.is_opening() {
             self.forget_old_flow(arrival);
+        } else if arrival.flags.has(Flags::SYN) {
+            self.give_way(arrival, frame);
         }
         if let Some(verdict) = self.established(Side::Server, arrival, frame) {
             return verdict;
@@ -403,8 +439,7 @@ impl<'a> Step<'a> {
     /// A server's segment of no connection that went through here.
     fn unknown_from_server(&mut self, arrival: &Arrival<'_>, frame: &[u8]) -> Verdict {
         if arrival.is_opening() {
-            // The server is the client here: nothing was promised in anyone's name.
-            self.admit_direct(Side::Server, arrival, frame);
+            self.track_outgoing(arrival, frame);
             return Verdict::Forward;
         }
         // It answers a SYN that its client has given up, or goes on with a connection of which nobody is left who could
@@ -419,12 +454,9 @@ impl<'a> Step<'a> {
         Verdict::Drop(DropReason::NoFlow)
     }
 
-    /// Whether the tuple is of a connection that the server itself opened.
-    fn is_servers_own(&self, arrival: &Arrival<'_>) -> bool {
-        let is_live_direct = |flow: &mut Flow| flow.is_direct && !flow.state.is_over();
-        // The count answers for nearly every SYN of a flood, without a look-up.
-        self.shared.flows.group_len(Flow::group_of(FlowState::Established, true)) != 0
-            && self.shared.flows.with(&arrival.key, is_live_direct) == Some(true)
+    /// Whether clients of the service that are let through may have been sent cookies before that.
+    fn expects_cookies(&self, arrival: &Arrival<'_>) -> bool {
+        self.keys.is_some_and(|keys| self.shared.service(arrival.id).expects_cookies(keys.ring.epoch()))
     }
 
     /// Whether the operator lets the source off: it is no sign of pressure either.
@@ -444,7 +476,11 @@ impl<'a> Step<'a> {
     /// Whether there is a translated connection on the tuple, be it over or about to begin.
     fn is_translated(&self, arrival: &Arrival<'_>) -> bool {
         self.shared.flows.with(&arrival.key, |flow| !flow.is_direct) == Some(true)
-            || self.shared.half_open.with(&arrival.key, |entry| entry.is_backend()) == Some(true)
+            || self.is_being_opened(arrival)
+    }
+
+    fn is_being_opened(&self, arrival: &Arrival<'_>) -> bool {
+        self.shared.half_open.with(&arrival.key, |entry| entry.is_backend()) == Some(true)
     }
 
     /// A SYN that is let through opens a new connection: a flow that is over must not translate it.

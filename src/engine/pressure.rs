@@ -234,7 +234,9 @@ impl Step<'_> {
         if pressure.note_syn(self.now, arrival.service, half_open) {
             self.count_challenge_start(arrival);
         }
-        if arrival.stance == Stance::Admit && pressure.is_on() {
+        // The fast path may have begun by itself, a CPU alone, and the next review is yet to come.
+        let is_on = || pressure.is_on() || self.fast.is_some_and(|fast| fast.is_pressed(arrival.id));
+        if arrival.stance == Stance::Admit && is_on() {
             arrival.stance = Stance::Challenge;
         }
     }

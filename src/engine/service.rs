@@ -29,6 +29,8 @@ pub(super) struct ServiceState {
     pub(super) backend_syns: Budget,
     pub(super) resets: Budget,
     pub(super) grace: Grace,
+    /// Cookies of epochs before this one may be under way although their clients are let through now; 0 for none.
+    redeems_before: AtomicU64,
     pub(super) pressure: Pressure,
     pub(super) icmp: Budget,
     /// Flows that may go when the service's share of the table is full.
@@ -95,6 +97,16 @@ impl ServiceState {
         self.failures.load(Ordering::Relaxed) < FAILURES_OF_ONE_DOWN
     }
 
+    /// Notes in `epoch` that clients are let through from now on to whom cookies were sent before.
+    pub(super) fn let_through(&self, epoch: u64) {
+        self.redeems_before.store(epoch.saturating_add(2), Ordering::Relaxed);
+    }
+
+    /// Whether such a cookie may still come back in `epoch`: one of the epoch before is accepted.
+    pub(super) fn expects_cookies(&self, epoch: u64) -> bool {
+        epoch < self.redeems_before.load(Ordering::Relaxed)
+    }
+
     /// Forgets what was learned: the configuration speaks again.
     pub(super) fn unlearn(&self) {
         self.learned.store(0, Ordering::Relaxed);
@@ -105,6 +117,7 @@ impl ServiceState {
         self.unlearn();
         self.failures.store(0, Ordering::Relaxed);
         self.grace.end();
+        self.redeems_before.store(0, Ordering::Relaxed);
         self.pressure.forget();
     }
 

@@ -94,7 +94,7 @@ impl Shared {
                 name: service.name.clone(),
                 mode: service.mode,
                 values,
-                half_open: self.slots_taken(id).saturating_add(self.held(id)) as u64,
+                half_open: self.half_open_of(id) as u64,
                 max_half_open: policy.half_open_cap(id) as u64,
                 cookies_in_flight: state.pressure.cookies_in_flight(),
                 is_challenging: match service.mode {

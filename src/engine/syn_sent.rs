@@ -2,7 +2,9 @@
 //! (RFC 9293 §3.10.7.3).
 
 use super::Step;
-use super::backend::{Answer, Backend, Completion, FIRST_TIMEOUT, FromClient, Handshake, Timeout};
+use super::backend::{
+    Answer, Backend, Completion, FIRST_TIMEOUT, FromClient, Handshake, RESET_SETTLES, Timeout,
+};
 use super::classify::{Arrival, Stance};
 use super::flow::Flow;
 use super::half_open::{HalfOpen, Phase};
@@ -89,21 +91,25 @@ impl Step<'_> {
         let bound = usize::from(arrival.service.early_data);
         let has_kept_all = early.append(payload, bound, self.policy.limits.early_data_total);
         let fin = has_kept_all && is_whole && arrival.flags.has(Flags::FIN);
+        let settled = settled(&handshake);
+        let waits = settled > self.now;
         HalfOpen {
             service: arrival.id,
             is_watched: false,
             admitted: self.now,
-            deadline: self.now.after(FIRST_TIMEOUT),
+            deadline: if waits { settled } else { self.now.after(FIRST_TIMEOUT) },
             armed_for: Instant::ZERO,
-            phase: Phase::Backend(Backend::new(handshake, early, fin)),
+            phase: Phase::Backend(Backend::new(handshake, early, fin, waits)),
         }
     }
 
     /// Sends the SYN of an entry that was admitted.
     pub(super) fn start_backend(&mut self, arrival: &Arrival<'_>, deadline: Instant, handshake: &Handshake) {
         self.arm_half_open(arrival.key, deadline);
-        self.counters(arrival.id).backend_syn.add(1);
-        self.send_syn(&arrival.key, handshake);
+        if settled(handshake) <= self.now {
+            self.counters(arrival.id).backend_syn.add(1);
+            self.send_syn(&arrival.key, handshake);
+        }
     }
 
     /// Takes a connection out of the budget of its source prefix; whether it was in it.
@@ -118,7 +124,7 @@ impl Step<'_> {
         let segment = Segment::new(frame, arrival.layout);
         let verdict = self.shared.half_open.with(&arrival.key, |entry| match &mut entry.phase {
             Phase::Backend(backend) => Some(backend.handle_client(arrival, &segment, total)),
-            Phase::Direct(_) => None,
+            Phase::Direct(_) | Phase::Outgoing(_) => None,
         })??;
         match verdict {
             FromClient::Settled(verdict) => Some(verdict),
@@ -144,18 +150,19 @@ impl Step<'_> {
 
     /// Forgets a connection that its client no longer wants.
     fn abort(&mut self, arrival: &Arrival<'_>) {
-        if let Some(entry) = self.shared.half_open.remove_if(&arrival.key, HalfOpen::is_backend) {
-            self.spend(arrival.key, entry.client_iss());
+        let entry = self.shared.half_open.remove_if(&arrival.key, HalfOpen::is_backend);
+        if let Some(client_iss) = entry.and_then(|entry| entry.client_iss()) {
+            self.spend(arrival.key, client_iss);
         }
         self.counters(arrival.id).backend_aborted.add(1);
     }
 
     /// Handles a server's segment while its answer to our SYN is awaited; `None` if there is no such entry.
     pub(super) fn syn_sent_server(&mut self, arrival: &Arrival<'_>, frame: &[u8]) -> Option<Verdict> {
-        let pool = self.shared.early_data.clone();
+        let (pool, now) = (self.shared.early_data.clone(), self.now);
         let answer = self.shared.half_open.with(&arrival.key, |entry| match &mut entry.phase {
-            Phase::Backend(backend) => Some(backend.handle_server(arrival, frame, EarlyData::new(pool))),
-            Phase::Direct(_) => None,
+            Phase::Backend(backend) => Some(backend.handle_server(arrival, frame, EarlyData::new(pool), now)),
+            Phase::Direct(_) | Phase::Outgoing(_) => None,
         })??;
         match answer {
             Answer::Established(completion) => Some(self.complete(arrival, &completion)),
@@ -255,6 +262,10 @@ impl Step<'_> {
     pub(super) fn syn_sent_timeout(&mut self, key: &FlowKey, service: ServiceId, timeout: &Timeout) {
         let counters = self.counters(service);
         match timeout {
+            Timeout::Send(handshake) => {
+                counters.backend_syn.add(1);
+                self.send_syn(key, handshake);
+            }
             Timeout::Resend(handshake) => {
                 counters.backend_syn_retransmitted.add(1);
                 self.send_syn(key, handshake);
@@ -304,4 +315,9 @@ impl Step<'_> {
         let spec = handshake.syn(key, mss_of_mtu(self.policy.mtu, version));
         self.send(Side::Server, &spec);
     }
+}
+
+/// When no RST that the server was sent can be under way any more.
+fn settled(handshake: &Handshake) -> Instant {
+    handshake.forgotten.map_or(Instant::ZERO, |before| before.told.after(RESET_SETTLES))
 }

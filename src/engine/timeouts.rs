@@ -6,11 +6,11 @@
 use core::time::Duration;
 
 use super::backend::Timeout;
-use super::direct::Overdue;
 use super::fullness::{Fill, Worth};
 use super::half_open::{HalfOpen, Phase};
 use super::held;
 use super::policy::{Policy, ServiceId};
+use super::syn_received::Overdue;
 use super::{Shared, Step};
 use crate::table::flow_key::FlowKey;
 use crate::table::timers::Due;
@@ -94,6 +94,7 @@ impl Step<'_> {
                     entry.deadline = now.after(next);
                     Expiry::Backend(entry.service, timeout)
                 }
+                Phase::Outgoing(_) => Expiry::Direct(entry.service, Overdue::Forget),
             };
             if !matches!(expiry, Expiry::Direct(_, Overdue::Forget)) {
                 entry.armed_for = timers.arm(due.key, TimerKind::HalfOpen, now, entry.deadline);
@@ -107,7 +108,7 @@ impl Step<'_> {
                 self.free_slot(service, &due.key, &handshake);
             }
             Some(Expiry::Direct(service, Overdue::Forget)) => {
-                let is_the_same = |entry: &HalfOpen| entry.is_direct() && entry.armed_for == due.armed_for;
+                let is_the_same = |entry: &HalfOpen| !entry.is_backend() && entry.armed_for == due.armed_for;
                 if self.shared.half_open.remove_if(&due.key, is_the_same).is_some() {
                     self.counters(service).half_open_expired.add(1);
                 }

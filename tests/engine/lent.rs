@@ -79,6 +79,10 @@ impl FastPath for Notebook {
         (flow.ends, flow.is_up) = (*ends, is_up);
     }
 
+    fn challenge(&self, key: &FlowKey, iss: u32) {
+        self.flows.lock().unwrap().get_mut(key).expect("a flow that it was told of").challenged = Some(iss);
+    }
+
     fn remove(&self, key: &FlowKey) {
         assert!(self.flows.lock().unwrap().remove(key).is_some(), "a flow that it was told of");
     }

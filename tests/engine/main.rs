@@ -15,6 +15,8 @@ mod backend;
 mod bounded;
 mod clock;
 mod closing;
+mod direct;
+mod direct_handshake;
 mod early_data;
 mod edges;
 mod fragments;

@@ -124,8 +124,10 @@ fn always_lets_a_connection_cross_that_the_server_opens() {
     ];
     assert_crosses_unchanged(&mut lab, &story);
     lab.expect_counters(&[("flows_direct", 1), ("flows.established", 1)]);
-    // Simultaneous open: the client's own SYN on that tuple belongs to it.
-    assert_crosses_unchanged(&mut lab, &[(Side::Client, seg(SYN, 900))]);
+    // No SYN passes while clients are challenged, whatever stands in the tables.
+    assert_eq!(lab.client(seg(SYN, 900)), Verdict::Consume);
+    let _cookie = lab.told();
+    lab.expect_counters(&[("syn_received", 1), ("synack_sent", 1), ("outside.originated", 1)]);
 }
 
 /// Row 21.

@@ -97,6 +97,7 @@ pub fn fast_flow(flow: &FlowSpec) -> FastFlow {
         service: ServiceId(flow.service),
         is_up: flow.is_up,
         is_direct: flow.is_direct,
+        challenged: None,
         client_iss: flow.client_iss,
         delta: flow.delta,
         ts_delta: flow.ts_delta,

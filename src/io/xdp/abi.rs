@@ -21,7 +21,7 @@ pub(super) unsafe trait Shared: Sync {}
 unsafe impl Shared for AtomicU64 {}
 
 /// Pinned maps of another version are drained, not adopted.
-pub(super) const ABI_VERSION: u32 = 2;
+pub(super) const ABI_VERSION: u32 = 3;
 
 /// One row more than services: what belongs to none.
 pub(super) const SERVICE_ROWS: usize = MAX_SERVICES + 1;
@@ -171,6 +171,7 @@ pub(super) struct End {
 pub(super) mod flow_flag {
     pub(in super::super) const UP: u8 = 1 << 0;
     pub(in super::super) const DIRECT: u8 = 1 << 1;
+    pub(in super::super) const CHALLENGED: u8 = 1 << 2;
 }
 
 /// Map `slots`: flows, four a bucket.

@@ -30,6 +30,13 @@ impl FastPath for Path {
         self.table.with(&words(key), |slot| note_ends(slot, ends, is_up, now));
     }
 
+    fn challenge(&self, key: &FlowKey, iss: u32) {
+        self.table.with(&words(key), |slot| {
+            slot.ts_delta.store(iss, Relaxed);
+            set_bit(&slot.flags, flow_flag::CHALLENGED, true);
+        });
+    }
+
     fn remove(&self, key: &FlowKey) {
         self.table.remove(millis(clock()), &words(key));
     }
@@ -139,7 +146,7 @@ fn write_flow(slot: &Slot, flow: &FastFlow, now: u32) {
     let FastFlow { ends, server_window: [a, b], client_window: [c, d], .. } = flow;
     let scales = [a, b, c, d].into_iter().rev().fold(0_u16, |all, scale| all << 4 | u16::from(scale & 0xf));
     slot.delta.store(flow.delta, Relaxed);
-    slot.ts_delta.store(flow.ts_delta, Relaxed);
+    slot.ts_delta.store(flow.challenged.unwrap_or(flow.ts_delta), Relaxed);
     for (to, from) in slot.ends.iter().zip([ends.client, ends.server]) {
         to.next.store(from.next, Relaxed);
         to.acked.store(from.acked, Relaxed);
@@ -153,7 +160,10 @@ fn write_flow(slot: &Slot, flow: &FastFlow, now: u32) {
     slot.scales.store(scales, Relaxed);
     slot.service.store(flow.service.0, Relaxed);
     let flag = |is_set, flag| if is_set { flag } else { 0 };
-    slot.flags.store(flag(flow.is_up, flow_flag::UP) | flag(flow.is_direct, flow_flag::DIRECT), Relaxed);
+    let flags = flag(flow.is_up, flow_flag::UP)
+        | flag(flow.is_direct, flow_flag::DIRECT)
+        | flag(flow.challenged.is_some(), flow_flag::CHALLENGED);
+    slot.flags.store(flags, Relaxed);
     slot.storm.store(0, Relaxed);
     slot.marks.store(ends.marks, Relaxed);
     slot.last_server.store(0, Relaxed);
@@ -162,13 +172,16 @@ fn write_flow(slot: &Slot, flow: &FastFlow, now: u32) {
 fn read_flow(slot: &Slot, now: u32) -> FastFlow {
     let (scales, flags) = (slot.scales.load(Relaxed), slot.flags.load(Relaxed));
     let [a, b, c, d] = [0, 4, 8, 12].map(|shift| (scales >> shift & 0xf) as u8);
+    let ts_delta = slot.ts_delta.load(Relaxed);
+    let challenged = (flags & flow_flag::CHALLENGED != 0).then_some(ts_delta);
     FastFlow {
         service: ServiceId(slot.service.load(Relaxed)),
         is_up: flags & flow_flag::UP != 0,
         is_direct: flags & flow_flag::DIRECT != 0,
+        challenged,
         client_iss: slot.client_iss.load(Relaxed),
         delta: slot.delta.load(Relaxed),
-        ts_delta: slot.ts_delta.load(Relaxed),
+        ts_delta: if challenged.is_some() { 0 } else { ts_delta },
         server_window: [a, b],
         client_window: [c, d],
         ends: read_ends(slot, now),
@@ -294,6 +307,7 @@ mod tests {
             service: ServiceId(256),
             is_up: true,
             is_direct: false,
+            challenged: None,
             client_iss: 1,
             delta: 2,
             ts_delta: 3,
@@ -304,7 +318,7 @@ mod tests {
         write_flow(&slot, &flow, 100);
         assert_eq!(slot.scales.load(Relaxed), 0x90e7);
         assert_eq!(read_flow(&slot, 100), flow);
-        let direct = FastFlow { is_up: false, is_direct: true, ..flow };
+        let direct = FastFlow { is_up: false, is_direct: true, ts_delta: 0, challenged: Some(5), ..flow };
         write_flow(&slot, &direct, 100);
         assert_eq!(read_flow(&slot, 100), direct);
     }
@@ -316,6 +330,7 @@ mod tests {
             service: ServiceId(0),
             is_up: false,
             is_direct: false,
+            challenged: None,
             client_iss: 0,
             delta: 0,
             ts_delta: 0,

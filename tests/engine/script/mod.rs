@@ -138,6 +138,7 @@ scripts! {
     server_silent_and_a_segment_crosses_the_reset,
     server_syn_ack_with_another_ack,
     server_syn_ack_with_data,
+    simultaneous_open_by_client,
     simultaneous_open_by_server,
     syn_in_window_forged,
     syn_in_window_let_through,
