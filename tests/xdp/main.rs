@@ -17,6 +17,7 @@
 mod packets;
 
 mod differential;
+mod direct;
 mod flows;
 mod kinds;
 mod maker;
