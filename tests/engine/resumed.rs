@@ -151,7 +151,7 @@ fn a_restored_flow_keeps_its_services_name_and_scales_beyond_14_make_none() {
     assert_eq!(restore(SavedFlow { server_window: [14, 14], ..flow }), (1, 0, Some(0)));
 }
 
-/// What is known of a flow that is let through: whose segment it was admitted with, and the way between its ends.
+/// What is known of a flow that is let through: how far both ends are by the handshake, and the way between them.
 #[test]
 fn a_direct_flow_is_saved_with_its_numbers_and_the_way_to_its_server() {
     let mut lab = Lab::with(|service, _| service.mode = Mode::Monitor);
@@ -161,14 +161,20 @@ fn a_direct_flow_is_saved_with_its_numbers_and_the_way_to_its_server() {
     lab.client(seg(0, c(1)).ack(s(1)).ts(1001, 9000).window(10));
     let flow = saved(&lab);
     assert_eq!((flow.is_direct, flow.client_iss, flow.link.octets()), (true, c(0), &from_client[..14]));
-    let client = SavedEnd { is_known: true, next: c(1), acked: s(1), edge: s(11), max_window: 10, fin: None };
-    assert_eq!((flow.client, flow.server), (client, SavedEnd::default()));
+    // The windows of the SYNs are not scaled (RFC 7323 §2.2).
+    let end = |next, acked: u32, window: u32| {
+        let edge = acked.wrapping_add(window);
+        SavedEnd { is_known: true, next, acked, edge, max_window: window, fin: None }
+    };
+    assert_eq!((flow.client, flow.server), (end(c(1), s(1), 64_240), end(s(1), c(1), 65_160)));
+    assert_eq!((flow.client_window, flow.server_window), ([7, 7], [7, 7]));
     // Opened by the server: the way is the same.
     let mut lab = Lab::with(|service, _| service.mode = Mode::Monitor);
-    lab.server(seg(SYN, s(0)).mss(1460));
+    lab.server(seg(SYN, s(0)).window(1_000).mss(1460));
+    lab.client(seg(SYN, c(0)).ack(s(1)).window(2_000).mss(1460));
     let flow = saved(&lab);
-    assert_eq!((flow.is_direct, flow.link.octets()), (true, &from_client[..14]));
-    assert_eq!((flow.server.is_known, flow.server.next, flow.client.is_known), (true, s(1), false));
+    assert_eq!((flow.is_direct, flow.client_iss, flow.link.octets()), (true, c(0), &from_client[..14]));
+    assert_eq!((flow.client, flow.server), (end(c(1), s(1), 2_000), end(s(1), c(1), 1_000)));
     // Taken up by the grace: the server's acknowledgement tells the client's numbers.
     let mut lab = Lab::new();
     lab.shared.grant_grace(lab.now, |_| true);
