@@ -186,11 +186,12 @@ impl Flow {
         }
     }
 
-    /// Whether a server's segment lies before what was noted of neither end, which `appraise` has found to be out of the window.
+    /// Whether a server's segment is behind what was noted of neither end, which `appraise` has found to be out of the window.
     fn is_ahead(&self, arrival: &Arrival<'_>) -> bool {
         let (client, server) = (&self.client, &self.server);
-        !(server.is_known && arrival.end.is_before(server.next))
-            && !(client.is_known && arrival.ack.is_before(server.acked))
+        let is_behind = (server.is_known && arrival.end.is_before(server.next))
+            || (client.is_known && arrival.ack.is_before(server.acked));
+        !is_behind
     }
 
     /// A server that speaks long after the client's RST has not obeyed it: it was not exact for the server.
