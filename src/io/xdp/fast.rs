@@ -399,6 +399,7 @@ mod tests {
             service: ServiceId(0),
             is_up: false,
             is_direct: false,
+            challenged: None,
             client_iss: 0,
             delta: 0,
             ts_delta: 0,
