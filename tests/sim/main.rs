@@ -4,21 +4,12 @@
 #![allow(unreachable_pub, missing_docs)]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "helpers of tests are tests")]
 
-mod app;
-mod grid;
-mod host;
-mod middle;
-mod network;
-mod packet;
-mod random;
-mod smol;
-mod tcp;
-mod world;
+mod worlds;
 
 use std::env;
 
-use grid::{CELLS, LOSS};
-use world::Outcome;
+use worlds::grid::{self, CELLS, LOSS};
+use worlds::world::{self, Outcome};
 
 /// Worlds in a run of scale 1, whole turns of the grid.
 const WORLDS: u64 = CELLS * 8 * 9;

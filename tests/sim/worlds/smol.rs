@@ -14,9 +14,9 @@ use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr};
 use synwall::time::Instant;
 use synwall::wire::tcp::Segment;
 
-use crate::host::{End, Host};
-use crate::packet::{LINK, RST, SYN, Socket, on_link, valid};
-use crate::tcp::Settings;
+use super::host::{End, Host};
+use super::packet::{LINK, RST, SYN, Socket, on_link, valid};
+use super::tcp::Settings;
 
 /// One end.
 pub struct Smol {

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use synwall::engine::policy::ServerOptions;
 
-use crate::random::Random;
-use crate::tcp::Settings;
+use super::random::Random;
+use super::tcp::Settings;
 
 pub const LOSS: [u64; 6] = [0, 10_000, 50_000, 100_000, 200_000, 300_000];
 pub const REORDER: [u64; 3] = [0, 50_000, 250_000];

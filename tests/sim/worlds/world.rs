@@ -8,15 +8,15 @@ use synwall::time::Instant;
 use synwall::wire::pretty::Pretty;
 use synwall::wire::tcp::Segment;
 
-use crate::app::App;
-use crate::grid::{self, Close, Plan, Stack};
-use crate::host::{End, Host};
-use crate::middle::{Departure, Middle};
-use crate::network::{Event, Frame, Link, Queue};
-use crate::packet::{Socket, valid};
-use crate::random::Random;
-use crate::smol::Smol;
-use crate::tcp::Tcp;
+use super::app::App;
+use super::grid::{self, Close, Plan, Stack};
+use super::host::{End, Host};
+use super::middle::{Departure, Middle};
+use super::network::{Event, Frame, Link, Queue};
+use super::packet::{Socket, valid};
+use super::random::Random;
+use super::smol::Smol;
+use super::tcp::Tcp;
 
 /// What came of a world.
 #[derive(Debug, Default)]

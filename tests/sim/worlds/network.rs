@@ -7,9 +7,9 @@ use std::time::Duration;
 use synwall::engine::Side;
 use synwall::time::Instant;
 
-use crate::grid::Network;
-use crate::packet::LINK;
-use crate::random::Random;
+use super::grid::Network;
+use super::packet::LINK;
+use super::random::Random;
 
 /// What happens next.
 pub enum Event {

@@ -14,8 +14,8 @@ use synwall::time::Instant;
 use synwall::wire::tcp::Segment;
 use synwall::wire::tcp_options::SynOptions;
 
-use crate::host::{End, Host};
-use crate::packet::{ACK, FIN, Outgoing, PSH, RST, SYN, Socket, before, sack_blocks, valid, within};
+use super::host::{End, Host};
+use super::packet::{ACK, FIN, Outgoing, PSH, RST, SYN, Socket, before, sack_blocks, valid, within};
 
 /// How a TCP is built.
 #[derive(Clone, Copy, Debug)]

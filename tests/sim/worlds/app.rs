@@ -3,8 +3,8 @@
 use synwall::engine::Side;
 use synwall::time::Instant;
 
-use crate::grid::{Close, Plan, Talk};
-use crate::host::{End, Host};
+use super::grid::{Close, Plan, Talk};
+use super::host::{End, Host};
 
 /// One end of one connection.
 #[derive(Clone, Debug)]

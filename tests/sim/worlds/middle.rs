@@ -11,9 +11,9 @@ use synwall::time::{Instant, WallClock};
 use synwall::wire::buffer::FrameBuf;
 use synwall::wire::pretty::Pretty;
 
-use crate::grid::World;
-use crate::network::Frame;
-use crate::packet::{LINK, valid};
+use super::grid::World;
+use super::network::Frame;
+use super::packet::{LINK, valid};
 
 /// The engine, and what a worker has around it.
 pub struct Middle {

@@ -1,0 +1,13 @@
+//! Worlds of clients, servers and a network, with the engine in the middle or a plain wire: the simulation's, and those in which
+//! `tests/adversary` and the fuzz target of that name play their attackers.
+
+pub mod app;
+pub mod grid;
+pub mod host;
+pub mod middle;
+pub mod network;
+pub mod packet;
+pub mod random;
+pub mod smol;
+pub mod tcp;
+pub mod world;
