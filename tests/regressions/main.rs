@@ -31,7 +31,8 @@ fn play(target: &str, run: Target) -> usize {
 
 #[test]
 fn everything_that_fuzzing_found_is_found_no_more() {
-    let targets: [(&str, Target); 6] = [
+    let targets: [(&str, Target); 7] = [
+        ("adversary", targets::adversary::run),
         ("config", targets::config::run),
         ("cookie", targets::cookie::run),
         ("engine", targets::engine::run),

@@ -4,117 +4,136 @@
 #![allow(unreachable_pub, missing_docs)]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "helpers of tests are tests")]
 
+mod match_up;
+mod pinned;
+mod tally;
 mod worlds;
 
+use std::collections::hash_map::RandomState;
 use std::env;
+use std::hash::{BuildHasher, Hasher};
 
-use worlds::grid::{self, CELLS, LOSS};
-use worlds::world::{self, Outcome};
+use match_up::Match;
+use tally::Tally;
+use worlds::grid::{self, CELLS, RICH};
+use worlds::world;
 
 /// Worlds in a run of scale 1, whole turns of the grid.
 const WORLDS: u64 = CELLS * 8 * 9;
-/// In a million: by so much may connections fail more often than on a plain wire.
-const TOLERANCE: f64 = 0.001;
+/// Richer worlds in a run of scale 1, two of three with an attacker: in all, a third of the worlds has one.
+const RICH_WORLDS: u64 = WORLDS;
+/// Worlds of a run's fresh ranges, of each kind.
+const FRESH: u64 = CELLS * 3;
 
-/// Sums over worlds.
-#[derive(Default)]
-struct Total {
-    tried: u64,
-    opened: u64,
-    completed: u64,
-    transfers: u64,
-    frames: u64,
-}
+/// Worlds in which something went wrong once.
+const REGRESSIONS: [u64; 14] = [
+    // The RST that frees a slot at the server arrives behind the SYN that takes it again.
+    642, 1238,
+    // A SYN is let through and its duplicate answered with a cookie: the cookie's ACK finds the direct connection.
+    6_657, 12_951, 14_650, 26_114, 27_822, 29_534, 35_404, 47_067, 47_245, 51_794, 55_286,
+    // An old duplicate SYN makes a server that is done begin once more.
+    7_123,
+];
 
-impl Total {
-    fn add(&mut self, outcome: &Outcome) {
-        self.tried += outcome.tried;
-        self.opened += outcome.opened;
-        self.completed += outcome.completed;
-        self.transfers += outcome.transfers;
-        self.frames += outcome.frames;
-    }
-
-    fn rate(&self) -> f64 {
-        self.completed as f64 / self.tried.max(1) as f64
-    }
-}
+/// Worlds of the fixed ranges that go wrong by a fault that is known (docs/simulation.md) and not mended yet. While there is
+/// one, a fresh world that goes wrong is printed and fails nothing.
+const OPEN: [u64; 0] = [];
 
 fn number(name: &str) -> Option<u64> {
     env::var(name).ok().map(|value| value.parse().unwrap_or_else(|_| panic!("{name} must be a number")))
 }
 
+/// The fixed range goes as it went: every count is the pinned one.
 #[test]
 fn connections_survive_the_grid_as_well_as_on_a_plain_wire() {
     if let Some(seed) = number("SIM_SEED") {
         return replay(seed);
     }
-    let first = number("SIM_FIRST").unwrap_or(0);
-    let worlds = number("SIM_WORLDS").unwrap_or(WORLDS * number("SIM_SCALE").unwrap_or(1));
-    let mut totals: Vec<[Total; 2]> = LOSS.iter().map(|_| Default::default()).collect();
-    let mut broken = Vec::new();
-    for seed in first..first + worlds {
-        let plan = grid::world(seed);
-        let level = (seed % LOSS.len() as u64) as usize;
-        for (with_engine, total) in [true, false].iter().zip(&mut totals[level]) {
-            let outcome = world::run(&plan, *with_engine, None);
-            total.add(&outcome);
-            if *with_engine && !outcome.violations.is_empty() {
-                eprintln!("SIM_SEED={seed} {:?} IPv{}", plan.network, if plan.v6 { 6 } else { 4 });
-                outcome.violations.iter().take(3).for_each(|violation| eprintln!("    {violation}"));
-                broken.push(seed);
-            }
+    if let Some(first) = number("SIM_FIRST") {
+        play(first..first + number("SIM_WORLDS").unwrap_or(WORLDS));
+        return;
+    }
+    let scale = number("SIM_SCALE").unwrap_or(1);
+    let tally = play(0..WORLDS * scale);
+    if scale == 1 {
+        pinned::assert_unchanged(&tally);
+    }
+}
+
+/// Bursts, long delays, reloads, restarts, attackers: see `worlds::rich`.
+#[test]
+fn connections_survive_richer_worlds() {
+    if number("SIM_SEED").or(number("SIM_FIRST")).is_none() {
+        play(RICH..RICH + RICH_WORLDS * number("SIM_SCALE").unwrap_or(1));
+    }
+}
+
+/// Worlds in which nobody has been yet, other ones in each run.
+#[test]
+fn connections_survive_fresh_worlds() {
+    if number("SIM_SEED").or(number("SIM_FIRST")).is_some() {
+        return;
+    }
+    let turn = RandomState::new().build_hasher().finish() % (1 << 20);
+    for first in [(1 << 20) + turn * FRESH, RICH + (1 << 24) + turn * FRESH] {
+        println!("fresh: SIM_FIRST={first} SIM_WORLDS={FRESH}");
+        if OPEN.is_empty() {
+            play(first..first + FRESH);
+        } else {
+            look_at(first..first + FRESH);
         }
     }
-    report(&totals);
+}
+
+#[test]
+fn connections_survive_where_they_once_did_not() {
+    if number("SIM_SEED").or(number("SIM_FIRST")).is_none() {
+        play(REGRESSIONS);
+    }
+}
+
+/// Plays worlds, none of which may go wrong.
+fn play(seeds: impl IntoIterator<Item = u64>) -> Tally {
+    let (tally, mut broken) = look_at(seeds);
+    broken.retain(|seed| !OPEN.contains(seed));
     assert!(broken.is_empty(), "{} worlds went wrong: SIM_SEED={broken:?}", broken.len());
-    compare(&totals);
+    tally
 }
 
-fn report(totals: &[[Total; 2]]) {
-    println!("| loss a link | middle | connections | opened | transfers | completed | frames |");
-    println!("|---|---|---|---|---|---|---|");
-    for (loss, pair) in LOSS.iter().zip(totals) {
-        for (name, total) in ["synwall", "wire"].iter().zip(pair) {
-            let Total { tried, opened, transfers, frames, .. } = total;
-            let (loss, rate) = (loss / 10_000, total.rate() * 100.0);
-            println!("| {loss} % | {name} | {tried} | {opened} | {transfers} | {rate:.3} % | {frames} |");
+/// Plays worlds with synwall and on a plain wire, compares them one by one, and says which went wrong.
+fn look_at(seeds: impl IntoIterator<Item = u64>) -> (Tally, Vec<u64>) {
+    let mut tally = Tally::default();
+    let mut broken = Vec::new();
+    for seed in seeds {
+        let found = Match::of(seed, &mut tally);
+        if !found.faults.is_empty() {
+            eprintln!("SIM_SEED={seed} {}", found.plan);
+            found.faults.iter().take(3).for_each(|fault| eprintln!("    {fault}"));
+            broken.push(seed);
         }
     }
-}
-
-/// Over the whole grid the rate must not be worse than the wire's by more than the tolerance; at a level of loss chance
-/// is given three standard deviations more.
-fn compare(totals: &[[Total; 2]]) {
-    let mut all: [Total; 2] = Default::default();
-    for pair in totals {
-        for (sum, part) in all.iter_mut().zip(pair) {
-            sum.tried += part.tried;
-            sum.completed += part.completed;
-        }
-        let [engine, wire] = pair;
-        let chance = 3.0 * (2.0 * wire.rate() * (1.0 - wire.rate()) / wire.tried.max(1) as f64).sqrt();
-        assert!(engine.rate() >= wire.rate() - TOLERANCE - chance, "{} {}", engine.rate(), wire.rate());
-    }
-    let [engine, wire] = &all;
-    println!("all: {:.4} % with synwall, {:.4} % on the wire", engine.rate() * 100.0, wire.rate() * 100.0);
-    assert!(engine.rate() >= wire.rate() - TOLERANCE, "{} {}", engine.rate(), wire.rate());
+    println!("{tally}");
+    (tally, broken)
 }
 
 /// Prints a world's packets in packetdrill's notation: of all connections, or of the one that SIM_CONNECTION names.
 fn replay(seed: u64) {
     let plan = grid::world(seed);
     let connection = number("SIM_CONNECTION").map(|number| number as usize);
-    println!("{:?} IPv{}", plan.network, if plan.v6 { 6 } else { 4 });
+    println!("{}", plan.in_words());
     for (number, plan) in plan.plans.iter().enumerate() {
         if connection.is_none_or(|wanted| wanted == number) {
             println!("{number}: {plan:?}");
         }
     }
     let outcome = world::run(&plan, env::var_os("SIM_WIRE").is_none(), Some(connection));
-    outcome.failures.iter().for_each(|failure| println!("failed: {failure}"));
+    outcome.failures.iter().for_each(|failure| println!("failed: {failure:?}"));
     if let Some(snapshot) = &outcome.snapshot {
         println!("{:?}", snapshot.services[0].values.counters);
     }
     assert!(outcome.violations.is_empty(), "{:#?}", outcome.violations);
+    assert!(
+        outcome.failures.iter().all(|failure| failure.cause.is_some()),
+        "a connection failed without cause"
+    );
 }

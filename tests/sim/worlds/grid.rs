@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use synwall::engine::policy::ServerOptions;
 
+use super::attack::{Attack, Treatment};
 use super::random::Random;
 use super::tcp::Settings;
 
@@ -23,6 +24,12 @@ pub struct Network {
     pub corruption: u64,
     /// Of a link, one way.
     pub delay: Duration,
+    /// After a loss, all is lost for so long.
+    pub burst: Duration,
+    /// In a hundredth, how much of the loss and of the delay each link has, towards and from the middle, by side.
+    pub shares: [[u64; 2]; 2],
+    /// Octets a second that a link carries.
+    pub bandwidth: Option<u64>,
 }
 
 /// Who talks first.
@@ -79,6 +86,8 @@ pub struct Plan {
 #[derive(Clone, Debug)]
 pub struct World {
     pub seed: u64,
+    /// Which dice the network throws.
+    pub dice: u64,
     pub v6: bool,
     pub network: Network,
     /// What the configuration says of the server. Window scale and SACK may be wrong: that is made good.
@@ -90,6 +99,39 @@ pub struct World {
     /// Until the first key rotation.
     pub first_epoch: Duration,
     pub plans: Vec<Plan>,
+    /// Beyond the grid: see [`super::rich`].
+    pub extra: Extra,
+}
+
+/// What worlds of the grid have not.
+#[derive(Clone, Debug)]
+pub struct Extra {
+    /// Each client in a network of its own.
+    pub is_spread: bool,
+    /// Engines that share tables; each frame meets any of them.
+    pub workers: usize,
+    /// A reload with another mode at each of these moments, and a restart.
+    pub reloads: Vec<Duration>,
+    pub restarts: Vec<Duration>,
+    pub attacks: Vec<Attack>,
+    pub treatment: Treatment,
+    /// Of the server, in half-open connections.
+    pub backlog: usize,
+    /// Tables that an attacker could fill.
+    pub has_small_tables: bool,
+    /// The server's settings, for strangers.
+    pub server: Settings,
+    /// No client may need a second SYN.
+    pub is_prompt: bool,
+}
+
+impl World {
+    pub fn in_words(&self) -> String {
+        let mode = if self.is_adaptive { "adaptive" } else { "always" };
+        let version = if self.v6 { 6 } else { 4 };
+        let extra = if self.seed < RICH { String::new() } else { format!(" {:?}", self.extra) };
+        format!("{:?} IPv{version} {mode}{extra}", self.network)
+    }
 }
 
 /// The one kind of server behind a service.
@@ -123,6 +165,9 @@ pub fn world(seed: u64) -> World {
         duplication,
         corruption: random.pick(&[0, 5_000]),
         delay: Duration::from_micros(u64::from(random.octave(200, 60_000))),
+        burst: Duration::ZERO,
+        shares: [[100; 2]; 2],
+        bandwidth: None,
     };
     let is_bulk = (seed / CELLS) % 8 == 7;
     let server = Server {
@@ -134,8 +179,9 @@ pub fn world(seed: u64) -> World {
         ..random.pick(&[ServerOptions::default(), server.options()])
     };
     let count = if is_bulk { 20 } else { 32 };
-    World {
+    let mut world = World {
         seed,
+        dice: 0,
         v6,
         network,
         told,
@@ -143,8 +189,27 @@ pub fn world(seed: u64) -> World {
         first_epoch: random.duration(Duration::from_secs(32)),
         plans: (0..count).map(|_| plan(&mut random, &server, is_bulk, v6)).collect(),
         is_adaptive: seed / CELLS % 3 == 2,
+        extra: Extra {
+            is_spread: false,
+            workers: 1,
+            reloads: Vec::new(),
+            restarts: Vec::new(),
+            attacks: Vec::new(),
+            treatment: Treatment::Serves,
+            backlog: usize::MAX,
+            has_small_tables: false,
+            server: server.settings,
+            is_prompt: false,
+        },
+    };
+    if seed >= RICH {
+        super::rich::enrich(&mut world, &mut Random::new(seed ^ 0x5eed));
     }
+    world
 }
+
+/// Worlds from this number on have what those of the grid have not.
+pub const RICH: u64 = 1 << 32;
 
 fn plan(random: &mut Random, server: &Server, is_bulk: bool, v6: bool) -> Plan {
     let talk = random.pick(&[Talk::Client, Talk::Client, Talk::Server, Talk::Both]);

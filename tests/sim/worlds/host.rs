@@ -13,6 +13,14 @@ pub enum End {
     TimedOut,
 }
 
+/// A number in a segment that the receiving TCP's peer cannot have meant for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Foreign {
+    pub what: String,
+    /// Whether the TCP went on with the segment. If not, it discarded it, as a TCP does with an old duplicate.
+    pub is_taken: bool,
+}
+
 /// One end of a connection with the TCP below it: frames in, frames out, and a stream of octets.
 pub trait Host {
     /// A frame arrives; a wrong checksum makes it nothing.
@@ -23,6 +31,8 @@ pub trait Host {
     fn deadline(&self) -> Option<Instant>;
     /// The ISS of the client whose connection this is.
     fn client_iss(&self) -> Option<u32>;
+    /// Whether it waits for the last segment of a handshake.
+    fn is_half_open(&self) -> bool;
     /// Whether the handshake has completed.
     fn is_open(&self) -> bool;
     /// How many octets it has room for.
@@ -44,5 +54,9 @@ pub trait Host {
         false
     }
     /// What came with a right checksum and yet cannot have been meant for this end, since the last question.
-    fn violation(&mut self) -> Option<String>;
+    fn foreign(&mut self) -> Option<Foreign>;
+    /// Whether this TCP is known to have failed by a fault of its own.
+    fn is_faulty(&self) -> bool {
+        false
+    }
 }

@@ -5,25 +5,31 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use synwall::cookie::{KeyRing, MasterKey};
+use synwall::engine::export::Past;
+use synwall::engine::fast::Promises;
 use synwall::engine::policy::{Limits, Mode, Policy, PortSet, Prefix, Service, Threshold};
 use synwall::engine::{Engine, Keys, Outbox, Shared, Side, Snapshot, Verdict};
 use synwall::time::{Instant, WallClock};
 use synwall::wire::buffer::FrameBuf;
+use synwall::wire::frame::{Parsed, parse};
 use synwall::wire::pretty::Pretty;
 
 use super::grid::World;
 use super::network::Frame;
 use super::packet::{LINK, valid};
+use super::random::Random;
 
 /// The engine, and what a worker has around it.
 pub struct Middle {
-    engine: Engine,
+    engines: Vec<Engine>,
     shared: Arc<Shared>,
     buffer: FrameBuf,
     out: Outbox,
     epoch: u64,
     next_epoch: Instant,
     next_timer: Option<Instant>,
+    random: Random,
+    runs: u64,
 }
 
 /// What came out of the middle, towards which side.
@@ -43,15 +49,19 @@ impl Middle {
             syn_timeout: Duration::from_secs(1),
             prefix: Prefix::host(server),
             ports,
+            max_half_open: if world.extra.has_small_tables { 512 } else { Service::default().max_half_open },
             server: world.told,
             server_speaks_first: world.repeats_syn_acks,
             ..Service::default()
         };
-        let policy = Policy::new(vec![service], Limits::default(), MTU as u16).expect("one service");
-        let shared = Arc::new(Shared::new(policy, 1, [1, 2]));
+        let limits = if world.extra.has_small_tables { small() } else { Limits::default() };
+        let policy = Policy::new(vec![service], limits, MTU as u16).expect("one service");
+        let (shared, engines) = run(policy, world.extra.workers, 0);
         let middle = Middle {
-            engine: Engine::new(shared.clone(), 0),
+            engines,
             shared,
+            random: Random::new(world.seed ^ 0x3333),
+            runs: 0,
             buffer: FrameBuf::new(),
             out: Outbox::new(),
             epoch: 1_000,
@@ -81,13 +91,15 @@ impl Middle {
         self.rotate(now);
         self.out.clear();
         assert!(self.buffer.set_bytes(&frame.octets));
-        let verdict = self.engine.handle_frame(now, side, &mut self.buffer, &mut self.out);
-        self.next_timer = self.engine.next_timer();
+        let worker = self.random.below(self.engines.len() as u64) as usize;
+        let verdict = self.engines[worker].handle_frame(now, side, &mut self.buffer, &mut self.out);
+        self.look_at_timers();
         let mut wrong = None;
         let mut departures = Vec::new();
         if verdict == Verdict::Forward {
             let octets = self.buffer.bytes().to_vec();
-            if valid(&octets).is_some() == frame.is_corrupt {
+            let is_segment = matches!(parse(&octets), Parsed::Tcp(_));
+            if is_segment && valid(&octets).is_some() == frame.is_corrupt {
                 wrong = Some(format!(
                     "{} came out of {} with a checksum that is {}",
                     Pretty(&octets),
@@ -97,7 +109,8 @@ impl Middle {
             } else if octets.len() != frame.octets.len() {
                 wrong = Some("a forwarded frame changed its length".into());
             }
-            departures.push((side.peer(), Frame { octets, is_corrupt: frame.is_corrupt }));
+            let is_as_sent = frame.is_as_sent && octets[LINK..] == frame.octets[LINK..];
+            departures.push((side.peer(), Frame { octets, is_corrupt: frame.is_corrupt, is_as_sent }));
         }
         if frame.is_corrupt && !self.out.is_empty() {
             wrong = Some(format!("{} is corrupt and was answered", Pretty(&frame.octets)));
@@ -110,11 +123,44 @@ impl Middle {
     pub fn handle_timers(&mut self, now: Instant) -> (Vec<Departure>, Option<String>) {
         self.rotate(now);
         self.out.clear();
-        while self.engine.handle_timers(now, &mut self.out) {}
-        self.next_timer = self.engine.next_timer();
+        for engine in &mut self.engines {
+            while engine.handle_timers(now, &mut self.out) {}
+        }
+        self.look_at_timers();
         let mut departures = Vec::new();
         let wrong = self.originated(&mut departures);
         (departures, wrong)
+    }
+
+    fn look_at_timers(&mut self) {
+        self.next_timer = self.engines.iter().filter_map(Engine::next_timer).min();
+    }
+
+    /// Another mode: always, or adaptive.
+    pub fn reload(&mut self) {
+        let policy = self.shared.policy();
+        let mut service = policy.services()[0].clone();
+        service.mode = if service.mode == Mode::Always { Mode::Adaptive } else { Mode::Always };
+        self.shared.set_policy(Policy::new(vec![service], policy.limits, MTU as u16).expect("one service"));
+    }
+
+    /// A stop, and a start with what the run before has saved; the operator sees to it that no time passes.
+    pub fn restart(&mut self, now: Instant) {
+        let mut flows = Vec::new();
+        self.shared.export_flows(now, |flow| flows.push(flow));
+        let services = self.shared.export_services();
+        self.runs += 1;
+        let policy = Policy::clone(&self.shared.policy());
+        (self.shared, self.engines) = run(policy, self.engines.len(), self.runs);
+        self.install_keys(now);
+        let past = Past { age: Duration::ZERO, is_exact: true, is_kept: false };
+        self.engines[0].import(now, past, &services, flows);
+        self.look_at_timers();
+    }
+
+    /// What SYN-ACKs say in the server's name.
+    pub fn promises(&self, now: Instant) -> Promises {
+        self.shared.promises(now)[0]
     }
 
     fn originated(&self, departures: &mut Vec<Departure>) -> Option<String> {
@@ -127,7 +173,7 @@ impl Middle {
             if octets.len() > LINK + MTU {
                 wrong = Some(format!("{} was originated and exceeds the MTU", Pretty(&octets)));
             }
-            departures.push((side, Frame { octets, is_corrupt: false }));
+            departures.push((side, Frame { octets, is_corrupt: false, is_as_sent: false }));
         }
         wrong
     }
@@ -156,6 +202,24 @@ impl Middle {
                 snapshot.flows, snapshot.early_data_octets
             )
         })
+    }
+}
+
+/// The engines of a run.
+fn run(policy: Policy, workers: usize, number: u64) -> (Arc<Shared>, Vec<Engine>) {
+    let shared = Arc::new(Shared::new(policy, workers, [1 + number, 2]));
+    let engines = (0..workers).map(|worker| Engine::new(shared.clone(), worker)).collect();
+    (shared, engines)
+}
+
+/// Tables that are soon full, in which one network has an eighth.
+fn small() -> Limits {
+    Limits {
+        max_flows: 1_024,
+        max_flows_per_source: 128,
+        max_half_open: 512,
+        max_half_open_per_source: 64,
+        ..Limits::default()
     }
 }
 

@@ -2,12 +2,17 @@
 //! `tests/adversary` and the fuzz target of that name play their attackers.
 
 pub mod app;
+pub mod attack;
+pub mod connection;
 pub mod grid;
 pub mod host;
+pub mod listener;
 pub mod middle;
 pub mod network;
 pub mod packet;
 pub mod random;
+pub mod rich;
+pub mod siege;
 pub mod smol;
 pub mod tcp;
 pub mod world;

@@ -8,7 +8,7 @@ use synwall::engine::Side;
 use synwall::time::Instant;
 
 use super::grid::Network;
-use super::packet::LINK;
+use super::packet::{LINK, Socket};
 use super::random::Random;
 
 /// What happens next.
@@ -21,12 +21,30 @@ pub enum Event {
     Wake(usize, Side),
     /// A client opens the next connection on its tuple.
     Open(usize),
+    /// An attacker sends its next frame.
+    Attack(usize),
+    /// A connection that the server has with a stranger wanted to be woken.
+    WakeStranger(Socket),
+    /// The operator changes the mode.
+    Reload,
+    /// The operator starts synwall anew.
+    Restart,
 }
 
 /// A frame on its way.
+#[derive(Clone)]
 pub struct Frame {
     pub octets: Vec<u8>,
     pub is_corrupt: bool,
+    /// It is what an end sent: nobody translated it, and nobody but an end originated it.
+    pub is_as_sent: bool,
+}
+
+impl Frame {
+    /// What an end sends.
+    pub fn sent(octets: Vec<u8>) -> Frame {
+        Frame { octets, is_corrupt: false, is_as_sent: true }
+    }
 }
 
 /// Events in order of time, and of their making at the same time.
@@ -82,6 +100,10 @@ impl Eq for Entry {}
 pub struct Link {
     /// When the last frame that kept its place arrives.
     last: Instant,
+    /// Until then all is lost.
+    down_until: Instant,
+    /// When the last frame has been put on the wire.
+    busy_until: Instant,
 }
 
 /// What became of a frame: when its copies arrive, and a word about it.
@@ -94,9 +116,15 @@ pub struct Fate {
 impl Link {
     /// Throws the dice for a frame that is sent now.
     pub fn carry(&mut self, now: Instant, network: &Network, random: &mut Random, frame: &mut Frame) -> Fate {
-        if random.happens(network.loss) {
+        if now < self.down_until || random.happens(network.loss) {
+            if self.down_until <= now {
+                self.down_until = now.after(random.duration(network.burst));
+            }
             return Fate { arrivals: Vec::new(), flipped: None, word: " [lost]" };
         }
+        let Some(now) = self.queue(now, network, frame.octets.len()) else {
+            return Fate { arrivals: Vec::new(), flipped: None, word: " [full]" };
+        };
         let flipped =
             (!frame.is_corrupt && random.happens(network.corruption)).then(|| flip(frame, random)).flatten();
         let mut word = if flipped.is_some() { " [bent]" } else { "" };
@@ -118,7 +146,28 @@ impl Link {
         }
         Fate { arrivals, flipped, word }
     }
+
+    /// When the link has sent a frame that it is given now; `None` if too many wait.
+    fn queue(&mut self, now: Instant, network: &Network, octets: usize) -> Option<Instant> {
+        let Some(bandwidth) = network.bandwidth else { return Some(now) };
+        let start = self.busy_until.max(now);
+        if start.since(now) > LONGEST_QUEUE {
+            return None;
+        }
+        self.busy_until = start.after(Duration::from_nanos(octets as u64 * 1_000_000_000 / bandwidth));
+        Some(self.busy_until)
+    }
 }
+
+impl Network {
+    /// What one of its links does to frames.
+    pub fn of_link(&self, away: usize, side: Side) -> Network {
+        let share = self.shares[away][side.index()];
+        Network { loss: self.loss * share / 100, delay: self.delay * share as u32 / 100, ..*self }
+    }
+}
+
+const LONGEST_QUEUE: Duration = Duration::from_millis(250);
 
 /// Flips one bit that a checksum covers: which are all but those of an IPv6 header beside its addresses and lengths.
 fn flip(frame: &mut Frame, random: &mut Random) -> Option<usize> {

@@ -5,6 +5,7 @@
 
 use std::cell::Cell;
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
@@ -14,8 +15,8 @@ use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr};
 use synwall::time::Instant;
 use synwall::wire::tcp::Segment;
 
-use super::host::{End, Host};
-use super::packet::{LINK, RST, SYN, Socket, on_link, valid};
+use super::host::{End, Foreign, Host};
+use super::packet::{FIN, LINK, RST, SYN, Socket, on_link, valid};
 use super::tcp::Settings;
 
 /// One end.
@@ -31,14 +32,21 @@ pub struct Smol {
     /// The peer's FIN has come.
     has_fin: bool,
     aborted: bool,
-    /// It began to send without end, and was stopped.
-    is_endless: bool,
+    /// It failed by itself: see [`ENDLESS`], [`SILENCE`] and [`Smol::overflows`].
+    is_faulty: bool,
+    /// It gave up, whatever smoltcp says of it.
+    has_given_up: bool,
+    last_sent: Instant,
     due: Option<Instant>,
 }
 
 /// More frames than any window holds, in one poll: smoltcp repeats a FIN for ever, without a pause, when the window closes
 /// on it in an unlucky moment. Such an end counts as one that gave up, with synwall and without.
 const ENDLESS: usize = 4096;
+
+/// smoltcp can forget that octets of its own are unacknowledged: it says nothing more until its timeout resets the connection.
+/// No TCP that works is silent for as long.
+const SILENCE: Duration = Duration::from_secs(600);
 
 #[derive(Default)]
 struct Wire {
@@ -92,13 +100,26 @@ impl Smol {
             was_reset: false,
             has_fin: false,
             aborted: false,
-            is_endless: false,
+            is_faulty: false,
+            has_given_up: false,
+            last_sent: now,
             due: Some(now),
         }
     }
 
     fn socket(&mut self) -> &mut TcpSocket<'static> {
         self.sockets.get_mut(self.handle)
+    }
+
+    /// Whether a frame carries a FIN behind more octets than there is room for: smoltcp takes the FIN all the same, as if it
+    /// stood where the room ends, and the octets between are lost.
+    fn overflows(&self, frame: &[u8]) -> bool {
+        let socket = self.sockets.get::<TcpSocket<'static>>(self.handle);
+        let room = socket.recv_capacity() - socket.recv_queue();
+        valid(frame).is_some_and(|layout| {
+            let segment = Segment::new(frame, layout);
+            segment.flags().0 & FIN != 0 && segment.payload().len() > room
+        })
     }
 
     fn state(&self) -> State {
@@ -120,12 +141,14 @@ impl Host for Smol {
         {
             self.client_iss = Some(Segment::new(frame, layout).seq().0);
         }
+        let overflows = self.overflows(frame);
         let is_reset = valid(frame).is_some_and(|layout| Segment::new(frame, layout).flags().0 & RST != 0);
         self.wire.arrived.push_back(frame[LINK..].to_vec());
         self.poll(now, out);
         let is_over = self.state() == State::Closed;
         let was_closing = matches!(before, State::Closing | State::LastAck | State::TimeWait | State::Closed);
         self.was_reset |= is_over && is_reset && !was_closing;
+        self.is_faulty |= overflows && self.has_fin;
     }
 
     fn poll(&mut self, now: Instant, out: &mut Vec<Vec<u8>>) {
@@ -133,9 +156,13 @@ impl Host for Smol {
         let at = instant(now);
         self.interface.poll(at, &mut self.wire, &mut self.sockets);
         if self.wire.sent.len() >= ENDLESS {
-            self.is_endless = true;
+            (self.is_faulty, self.has_given_up) = (true, true);
             self.wire.sent.clear();
             self.socket().abort();
+        }
+        if !self.wire.sent.is_empty() {
+            self.is_faulty |= self.state() == State::Closed && now.since(self.last_sent) > SILENCE;
+            self.last_sent = now;
         }
         out.extend(self.wire.sent.drain(..).map(|packet| on_link(&packet)));
         self.was_open |=
@@ -154,6 +181,10 @@ impl Host for Smol {
 
     fn client_iss(&self) -> Option<u32> {
         self.client_iss
+    }
+
+    fn is_half_open(&self) -> bool {
+        self.state() == State::SynReceived
     }
 
     fn is_open(&self) -> bool {
@@ -197,7 +228,7 @@ impl Host for Smol {
 
     fn end(&self) -> Option<End> {
         match self.state() {
-            _ if self.is_endless => Some(End::TimedOut),
+            _ if self.has_given_up => Some(End::TimedOut),
             _ if self.aborted || self.was_reset => Some(End::Reset),
             State::TimeWait => Some(End::Closed),
             State::Closed if self.has_fin => Some(End::Closed),
@@ -206,8 +237,12 @@ impl Host for Smol {
         }
     }
 
-    fn violation(&mut self) -> Option<String> {
+    fn foreign(&mut self) -> Option<Foreign> {
         None
+    }
+
+    fn is_faulty(&self) -> bool {
+        self.is_faulty
     }
 }
 

@@ -14,7 +14,7 @@ use synwall::time::Instant;
 use synwall::wire::tcp::Segment;
 use synwall::wire::tcp_options::SynOptions;
 
-use super::host::{End, Host};
+use super::host::{End, Foreign, Host};
 use super::packet::{ACK, FIN, Outgoing, PSH, RST, SYN, Socket, before, sack_blocks, valid, within};
 
 /// How a TCP is built.
@@ -56,6 +56,8 @@ pub struct Tcp {
     state: State,
     end: Option<End>,
     was_open: bool,
+    /// A TSecr has come that echoes a TSval of this end.
+    was_proved: bool,
     send: Send,
     receive: Receive,
     /// What both have agreed on.
@@ -70,7 +72,7 @@ pub struct Tcp {
     quiet_until: Instant,
     wants_ack: bool,
     wants_reset: bool,
-    violation: Option<String>,
+    foreign: Option<Foreign>,
 }
 
 struct Send {
@@ -81,6 +83,8 @@ struct Send {
     /// Behind the highest ever sent.
     max: u32,
     window: u32,
+    /// The largest that the peer announced.
+    max_window: u32,
     wl1: u32,
     wl2: u32,
     scale: u8,
@@ -120,6 +124,7 @@ impl Send {
             next: iss,
             max: iss,
             window: 0,
+            max_window: 65_535,
             wl1: 0,
             wl2: 0,
             scale: 0,
@@ -288,6 +293,7 @@ impl Tcp {
             state: State::Listen,
             end: None,
             was_open: false,
+            was_proved: false,
             send: Send::new(settings.iss),
             receive: Receive::new(0, 0),
             scales: false,
@@ -300,7 +306,7 @@ impl Tcp {
             quiet_until: Instant::ZERO,
             wants_ack: false,
             wants_reset: false,
-            violation: None,
+            foreign: None,
         }
     }
 
@@ -308,9 +314,13 @@ impl Tcp {
         self.settings.ts_offset.wrapping_add((now.as_nanos() / 1_000_000) as u32)
     }
 
-    fn blame(&mut self, what: String) {
-        let (state, una, max) = (self.state, self.send.una, self.send.max);
-        self.violation.get_or_insert_with(|| format!("{what} (in {state:?}, SND.UNA {una}, SND.NXT {max})"));
+    /// Notes a number that is not of this connection; one that was taken weighs more than one that was discarded.
+    fn blame(&mut self, is_taken: bool, what: &str) {
+        if self.foreign.as_ref().is_none_or(|foreign| is_taken && !foreign.is_taken) {
+            let (state, una, max) = (self.state, self.send.una, self.send.max);
+            let what = format!("{what} (in {state:?}, SND.UNA {una}, SND.NXT {max})");
+            self.foreign = Some(Foreign { what, is_taken });
+        }
     }
 
     fn free(&self) -> u32 {
@@ -414,8 +424,7 @@ impl Tcp {
         let iss =
             if self.send.max == self.send.iss { self.send.iss } else { self.send.max.wrapping_add(65_537) };
         let options = SynOptions::parse(segment.options());
-        *self =
-            Tcp { violation: self.violation.take(), ..Tcp::listen(self.settings, self.local, self.remote) };
+        *self = Tcp { foreign: self.foreign.take(), ..Tcp::listen(self.settings, self.local, self.remote) };
         self.send = Send::new(iss);
         self.receive = Receive::new(segment.seq().0, options.timestamps.map_or(0, |(value, _)| value));
         self.agree(&options);
@@ -497,11 +506,13 @@ impl Tcp {
         self.timer = None;
     }
 
+    /// Whether TSecr echoes what was sent. If not, it spoils a round-trip sample at most, and an end that does no PAWS, as
+    /// smoltcp, echoes whatever came last: so it is a fault only of whoever translated it.
     fn check_echo(&mut self, echo: u32) -> bool {
         let (first, last) = self.send.tsvals.unwrap_or_default();
         let is_ours = within(echo, first, last);
         if !is_ours {
-            self.blame(format!("TSecr {echo} echoes no TSval of {first} to {last}"));
+            self.blame(false, &format!("TSecr {echo} echoes no TSval of {first} to {last}"));
         }
         is_ours
     }
@@ -554,8 +565,9 @@ impl Tcp {
                 self.put_reset(segment, out);
                 return;
             }
-            // As Linux since 6.15: the third segment must echo one of our SYN-ACKs.
-            if timestamps.is_some_and(|(_, echo)| !self.check_echo(echo)) {
+            // As Linux since 6.15: the third segment must echo one of our SYN-ACKs, or nothing.
+            let echo = timestamps.map_or(0, |(_, echo)| echo);
+            if echo != 0 && !self.check_echo(echo) {
                 return;
             }
             (self.send.wl1, self.send.wl2) = (seq, ack);
@@ -564,13 +576,19 @@ impl Tcp {
             self.send.timed = None;
             self.open(now);
         }
-        if before(self.send.max, ack) {
-            self.blame(format!("SEG.ACK {ack} acknowledges what was never sent"));
+        // RFC 5961 §5.2.
+        if !within(ack, self.send.una.wrapping_sub(self.send.max_window), self.send.max) {
+            if !within(ack, self.send.iss, self.send.max) {
+                self.blame(false, &format!("SEG.ACK {ack} acknowledges what was never sent"));
+            }
             self.put_ack(now, out);
             return;
         }
         if let Some((value, echo)) = timestamps {
-            self.check_echo(echo);
+            if echo != 0 || self.was_proved {
+                self.check_echo(echo);
+            }
+            self.was_proved |= echo != 0;
             if !before(self.receive.last_ack_sent, seq) {
                 self.receive.ts_recent = value;
             }
@@ -637,6 +655,7 @@ impl Tcp {
         let is_newer = before(self.send.wl1, seq) || (self.send.wl1 == seq && !before(ack, self.send.wl2));
         if is_newer && !before(ack, self.send.una) {
             self.send.window = window;
+            self.send.max_window = self.send.max_window.max(window);
             (self.send.wl1, self.send.wl2) = (seq, ack);
         }
     }
@@ -650,9 +669,9 @@ impl Tcp {
         let first = self.send.iss.wrapping_add(1);
         for (left, right) in &blocks {
             if !self.sack {
-                self.blame("SACK was not agreed on".into());
+                self.blame(true, "SACK was not agreed on");
             } else if !before(*left, *right) || before(*left, first) || before(self.send.max, *right) {
-                self.blame(format!("SACK block {left}:{right} lies outside of what was sent"));
+                self.blame(true, &format!("SACK block {left}:{right} lies outside of what was sent"));
                 return;
             }
         }
@@ -729,7 +748,7 @@ impl Tcp {
     fn resend_first(&mut self, now: Instant, out: &mut Vec<Vec<u8>>) {
         let next = self.send.next;
         self.send.next = self.send.una;
-        self.put_next(now, u32::MAX, out);
+        self.put_next(now, self.send.window.max(1), out);
         self.send.next = if before(next, self.send.next) { self.send.next } else { next };
         self.send.timed = None;
     }
@@ -850,7 +869,7 @@ impl Tcp {
         self.send.recover = None;
         self.send.duplicates = 0;
         self.send.next = self.send.una;
-        self.put_next(now, u32::MAX, out);
+        self.put_next(now, self.send.window.max(1), out);
     }
 
     fn keep_alive(&mut self, now: Instant, out: &mut Vec<Vec<u8>>) {
@@ -909,6 +928,10 @@ impl Host for Tcp {
         }
     }
 
+    fn is_half_open(&self) -> bool {
+        self.state == State::SynReceived
+    }
+
     fn is_open(&self) -> bool {
         self.was_open
     }
@@ -954,14 +977,14 @@ impl Host for Tcp {
     fn reopen(&mut self, now: Instant, advance: u32) -> bool {
         self.settings.iss = self.send.max.wrapping_add(advance);
         let mut next = Tcp::connect(self.settings, self.local, self.remote);
-        next.violation = self.violation.take();
+        next.foreign = self.foreign.take();
         next.timer = Some(now);
         *self = next;
         true
     }
 
-    fn violation(&mut self) -> Option<String> {
-        self.violation.take()
+    fn foreign(&mut self) -> Option<Foreign> {
+        self.foreign.take()
     }
 }
 

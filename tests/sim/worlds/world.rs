@@ -3,17 +3,21 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
+use synwall::engine::fast::Promises;
 use synwall::engine::{Side, Snapshot};
 use synwall::time::Instant;
 use synwall::wire::pretty::Pretty;
 use synwall::wire::tcp::Segment;
 
 use super::app::App;
+use super::attack::Actor;
+use super::connection::{Cause, Connection};
 use super::grid::{self, Close, Plan, Stack};
-use super::host::{End, Host};
+use super::host::Host;
+use super::listener::Listener;
 use super::middle::{Departure, Middle};
 use super::network::{Event, Frame, Link, Queue};
-use super::packet::{Socket, valid};
+use super::packet::{Socket, sockets, valid};
 use super::random::Random;
 use super::smol::Smol;
 use super::tcp::Tcp;
@@ -33,10 +37,20 @@ pub struct Outcome {
     pub frames: u64,
     /// Whatever must not happen.
     pub violations: Vec<String>,
-    /// Connections that did not complete, in words.
-    pub failures: Vec<String>,
+    /// Connections that did not complete.
+    pub failures: Vec<Failure>,
+    /// What is said in the server's name at the end.
+    pub promises: Option<Promises>,
     /// The engine's counters at the end.
     pub snapshot: Option<Snapshot>,
+}
+
+/// A connection that did not complete.
+#[derive(Debug)]
+pub struct Failure {
+    pub cause: Option<Cause>,
+    /// Which, and how far it came.
+    pub story: String,
 }
 
 /// Runs a world with the engine in the middle, or with a plain wire; `trace` prints the packets of the connection with
@@ -47,122 +61,66 @@ pub fn run(plan: &grid::World, with_engine: bool, trace: Option<Option<usize>>) 
     world.conclude()
 }
 
-struct World<'a> {
-    plan: &'a grid::World,
-    now: Instant,
-    queue: Queue,
-    random: Random,
-    middle: Option<Middle>,
+pub(super) struct World<'a> {
+    pub(super) plan: &'a grid::World,
+    pub(super) now: Instant,
+    pub(super) queue: Queue,
+    pub(super) random: Random,
+    pub(super) middle: Option<Middle>,
     /// Towards and from the middle, by side.
-    links: [[Link; 2]; 2],
-    connections: Vec<Connection>,
-    frames: u64,
-    violations: Vec<String>,
-    trace: Option<Option<usize>>,
-}
-
-struct Connection {
-    plan: Plan,
-    number: u64,
-    hosts: Option<[Box<dyn Host>; 2]>,
-    apps: [App; 2],
-    woken: [Option<Instant>; 2],
-    close_at: Instant,
-    /// The client's ISS of each generation.
-    issues: Vec<u32>,
-    is_reopening: bool,
-    /// What became of each end of each generation that is past.
-    past: Vec<App>,
-}
-
-impl Connection {
-    fn new(plan: &Plan, number: u64) -> Connection {
-        Connection {
-            plan: plan.clone(),
-            number,
-            hosts: None,
-            apps: [App::new(Side::Client, 0, number), App::new(Side::Server, 0, number)],
-            woken: [None; 2],
-            close_at: Instant::ZERO,
-            issues: Vec::new(),
-            is_reopening: false,
-            past: Vec::new(),
-        }
-    }
-
-    /// The server has accepted a connection: which of the client's is it.
-    fn follow_server(&mut self) {
-        let Some(hosts) = &self.hosts else { return };
-        let Some(iss) = hosts[1].client_iss() else { return };
-        let Some(generation) = self.issues.iter().position(|known| *known == iss) else { return };
-        if generation != self.apps[1].generation {
-            let next = App::new(Side::Server, generation, self.number);
-            self.past.push(std::mem::replace(&mut self.apps[1], next));
-        }
-    }
-
-    fn ends(&self, side: Side, generation: usize) -> impl Iterator<Item = &App> {
-        let now = [&self.apps[side.index()]];
-        let past = self.past.iter().filter(move |app| app.side() == side);
-        past.chain(now).filter(move |app| app.generation == generation)
-    }
-
-    /// Whether the connection went as planned. One that the next on the tuple has cut off in its last moments did, and
-    /// so did one that an end has left with RST and the other at the latest when nobody answered.
-    fn is_complete(&self, generation: usize) -> bool {
-        let is_last = generation + 1 == self.issues.len();
-        let resets = matches!(self.plan.close, Close::ResetByClient | Close::ResetByServer);
-        let client_opened = self.ends(Side::Client, generation).any(|app| app.opened.is_some());
-        client_opened
-            && Side::ALL.iter().all(|side| {
-                let mut ends = self.ends(*side, generation).peekable();
-                let never_was = ends.peek().is_none() && self.plan.close == Close::ResetByClient;
-                never_was
-                    || ends.any(|app| {
-                        let is_over =
-                            !is_last || matches!(app.end, Some(End::Closed)) || (resets && app.end.is_some());
-                        let has_data = resets || app.has_all(&self.plan);
-                        // A client may be gone before its server has heard of it.
-                        let needs_no_server =
-                            self.plan.close == Close::ResetByClient && *side == Side::Server;
-                        (app.opened.is_some() && is_over && has_data)
-                            || (app.opened.is_none() && needs_no_server)
-                    })
-            })
-    }
-
-    /// Whether an end waits for ever though neither gave up.
-    fn is_stuck(&self) -> bool {
-        let last = self.issues.len() - 1;
-        let ends = |side| self.ends(side, last).map(|app| app.end).last().flatten();
-        let (client, server) = (ends(Side::Client), ends(Side::Server));
-        let server_is_in = self.ends(Side::Server, last).any(|app| app.opened.is_some());
-        let gave_up = client == Some(End::TimedOut) || server == Some(End::TimedOut);
-        !gave_up && (client.is_none() || (server_is_in && server.is_none()))
-    }
+    pub(super) links: [[Link; 2]; 2],
+    pub(super) connections: Vec<Connection>,
+    pub(super) frames: u64,
+    pub(super) violations: Vec<String>,
+    pub(super) trace: Option<Option<usize>>,
+    pub(super) actors: Vec<Actor>,
+    pub(super) listener: Listener,
+    pub(super) sockets: Vec<Socket>,
+    /// What an attacker may have guessed of the connections.
+    pub(super) seen: Vec<[Option<(u32, u32)>; 2]>,
 }
 
 impl<'a> World<'a> {
     fn new(plan: &'a grid::World, with_engine: bool, trace: Option<Option<usize>>) -> World<'a> {
-        let start = Instant::from_nanos(7_000_000_000);
+        let start = START;
         let mut world = World {
             plan,
             now: start,
             queue: Queue::default(),
-            random: Random::new(plan.seed ^ 0xabcd_ef01),
+            random: Random::new(plan.seed ^ 0xabcd_ef01 ^ (plan.dice << 40)),
             middle: with_engine.then(|| Middle::new(start, server(plan.v6).0, plan)),
             links: Default::default(),
             connections: Vec::new(),
             frames: 0,
             violations: Vec::new(),
             trace,
+            // On the wire there is peace: that is what synwall has to come up to.
+            actors: plan.extra.attacks.iter().filter(|_| with_engine).cloned().map(Actor::new).collect(),
+            listener: Listener::new(
+                plan.extra.server,
+                server(plan.v6),
+                plan.extra.treatment,
+                plan.extra.backlog,
+            ),
+            sockets: (0..plan.plans.len()).map(|number| client(number, plan)).collect(),
+            seen: vec![[None; 2]; plan.plans.len()],
         };
+        world.schedule(start);
         for (number, connection) in plan.plans.iter().enumerate() {
             world.queue.push(start.after(connection.start), Event::Open(number));
             let unique = plan.seed * 64 + number as u64;
             world.connections.push(Connection::new(connection, unique));
         }
         world
+    }
+
+    fn schedule(&mut self, start: Instant) {
+        let extra = &self.plan.extra;
+        for (number, attack) in self.actors.iter().map(Actor::attack).enumerate() {
+            self.queue.push(start.after(attack.start), Event::Attack(number));
+        }
+        extra.reloads.iter().for_each(|at| self.queue.push(start.after(*at), Event::Reload));
+        extra.restarts.iter().for_each(|at| self.queue.push(start.after(*at), Event::Restart));
     }
 
     fn run_until_quiet(&mut self) {
@@ -205,6 +163,13 @@ impl<'a> World<'a> {
                 }
             }
             Event::Open(number) => self.open(number),
+            Event::Attack(number) => self.attack(number),
+            Event::WakeStranger(from) => {
+                let reaction = self.listener.wake(self.now, from);
+                self.react(from, reaction);
+            }
+            Event::Reload => _ = self.middle.as_mut().map(Middle::reload),
+            Event::Restart => _ = self.middle.as_mut().map(|middle| middle.restart(self.now)),
         }
     }
 
@@ -219,17 +184,29 @@ impl<'a> World<'a> {
     /// Puts a frame on the link of `side`, towards the middle (0) or away from it (1).
     fn transmit(&mut self, away: usize, side: Side, mut frame: Frame) {
         self.frames += 1;
-        let fate =
-            self.links[away][side.index()].carry(self.now, &self.plan.network, &mut self.random, &mut frame);
+        let number = number_of(side, away, &frame.octets);
+        let network = self.plan.network.of_link(away, side);
+        let fate = self.links[away][side.index()].carry(self.now, &network, &mut self.random, &mut frame);
         self.print(away, side, &frame, fate.word, fate.flipped);
+        if fate.arrivals.is_empty() || fate.flipped.is_some() {
+            number.and_then(|number| self.connections.get_mut(number)).map(Connection::note_loss);
+        }
         for at in fate.arrivals {
-            let copy = Frame { octets: frame.octets.clone(), is_corrupt: frame.is_corrupt };
+            let copy = frame.clone();
             let event = if away == 1 { Event::Host(side, copy) } else { Event::Middle(side, copy) };
             self.queue.push(at, event);
         }
     }
 
-    fn print(&self, away: usize, side: Side, frame: &Frame, word: &str, flipped: Option<usize>) {
+    pub(super) fn start(&self) -> Instant {
+        START
+    }
+
+    pub(super) fn server(&self) -> Socket {
+        server(self.plan.v6)
+    }
+
+    pub(super) fn print(&self, away: usize, side: Side, frame: &Frame, word: &str, flipped: Option<usize>) {
         let Some(wanted) = self.trace else { return };
         let number = number_of(side, away, &frame.octets);
         if wanted.is_some_and(|wanted| number != Some(wanted)) {
@@ -249,17 +226,23 @@ impl<'a> World<'a> {
 
     /// A host discards what its checksums do not cover.
     fn arrive(&mut self, side: Side, frame: &Frame) {
-        if valid(&frame.octets).is_none() {
+        let Some(layout) = valid(&frame.octets) else { return };
+        let (from, to) = sockets(&frame.octets, layout);
+        let theirs = if side == Side::Client { to } else { from };
+        let Some(number) = self.sockets.iter().position(|socket| *socket == theirs) else {
+            return self.arrive_at_stranger(side, frame, from, to);
+        };
+        if side == Side::Server && self.overflows(number, frame, layout) {
             return;
         }
-        let Some(number) =
-            number_of(side, 1, &frame.octets).filter(|number| *number < self.connections.len())
-        else {
-            return;
-        };
         let mut out = Vec::new();
         if let Some(hosts) = &mut self.connections[number].hosts {
-            hosts[side.index()].receive(self.now, &frame.octets, &mut out);
+            let host = &mut hosts[side.index()];
+            host.receive(self.now, &frame.octets, &mut out);
+            // What crosses as it was sent is the ends' own affair, as long as they discard what is not theirs.
+            if let Some(foreign) = host.foreign().filter(|foreign| foreign.is_taken || !frame.is_as_sent) {
+                self.violations.push(format!("connection {number}: {side:?}: {}", foreign.what));
+            }
         }
         self.emit(side, out);
         self.touch(number, side);
@@ -267,7 +250,8 @@ impl<'a> World<'a> {
 
     fn emit(&mut self, side: Side, frames: Vec<Vec<u8>>) {
         for octets in frames {
-            self.transmit(0, side, Frame { octets, is_corrupt: false });
+            self.note_numbers(side, &octets);
+            self.transmit(0, side, Frame::sent(octets));
         }
     }
 
@@ -289,8 +273,9 @@ impl<'a> World<'a> {
             }
         }
         app.note_end(host.as_ref());
-        let wrong = app.wrong.take().into_iter().chain(host.violation());
+        let wrong = app.wrong.take();
         self.violations.extend(wrong.map(|wrong| format!("connection {number}: {side:?}: {wrong}")));
+        connection.note_progress();
         self.arm(number, side);
         self.emit(side, out);
         self.may_reopen(number);
@@ -330,7 +315,7 @@ impl<'a> World<'a> {
         let plan = &connection.plan;
         match &mut connection.hosts {
             None => {
-                let (client, server) = (client(number, v6), server(v6));
+                let (client, server) = (self.sockets[number], server(v6));
                 connection.hosts = Some([
                     host(now, plan, Side::Client, client, server),
                     host(now, plan, Side::Server, server, client),
@@ -346,13 +331,17 @@ impl<'a> World<'a> {
         connection.close_at = now.after(connection.plan.close_after);
         let iss = connection.hosts.as_ref().and_then(|hosts| hosts[0].client_iss());
         connection.issues.extend(iss);
+        connection.losses.push(0);
         self.touch(number, Side::Client);
     }
 
     fn conclude(self) -> Outcome {
+        let slowed = self.slowed();
         let mut outcome = Outcome { frames: self.frames, violations: self.violations, ..Outcome::default() };
+        outcome.violations.extend(slowed);
         outcome.violations.extend(self.middle.as_ref().and_then(Middle::leftovers));
         outcome.snapshot = self.middle.as_ref().map(Middle::snapshot);
+        outcome.promises = self.middle.as_ref().map(|middle| middle.promises(self.now));
         for (number, connection) in self.connections.iter().enumerate() {
             for generation in 0..connection.issues.len() {
                 outcome.tried += 1;
@@ -368,9 +357,8 @@ impl<'a> World<'a> {
                         .flat_map(|side| connection.ends(*side, generation))
                         .map(|app| (app.opened.is_some(), app.received, app.end))
                         .collect();
-                    outcome
-                        .failures
-                        .push(format!("connection {number}.{generation}: {ends:?} {:?}", connection.plan));
+                    let story = format!("connection {number}.{generation}: {ends:?} {:?}", connection.plan);
+                    outcome.failures.push(Failure { cause: connection.cause(generation), story });
                 }
             }
             if connection.is_stuck() {
@@ -401,11 +389,12 @@ fn server(v6: bool) -> Socket {
     }
 }
 
-fn client(number: usize, v6: bool) -> Socket {
+fn client(number: usize, plan: &grid::World) -> Socket {
     let host = number as u16 + 1;
-    let address: IpAddr = match v6 {
-        false => Ipv4Addr::new(198, 18, 0, host as u8).into(),
-        true => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, host).into(),
+    let network = if plan.extra.is_spread { host } else { 0 };
+    let address: IpAddr = match plan.v6 {
+        false => Ipv4Addr::new(198, 18, network as u8, host as u8).into(),
+        true => Ipv6Addr::new(0x2001, 0xdb8, 0, network, 0, 0, 0, host).into(),
     };
     (address, FIRST_PORT + number as u16)
 }
@@ -422,6 +411,8 @@ fn number_of(side: Side, away: usize, octets: &[u8]) -> Option<usize> {
     usize::from(port).checked_sub(usize::from(FIRST_PORT))
 }
 
+/// When worlds begin.
+const START: Instant = Instant::from_nanos(7_000_000_000);
 const FIRST_PORT: u16 = 40_000;
 /// How often application and TCP take turns at one moment.
 const ROUNDS: usize = 64;
