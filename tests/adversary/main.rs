@@ -17,6 +17,7 @@ use std::time::Duration;
 use besieged::{Mode, assert_unharmed, besieged};
 use synwall::engine::Side;
 use worlds::attack::{Attack, Attacker, Knowledge, Then, Treatment};
+use worlds::grid::World;
 
 /// Frames that an attacker sends at that rate for eight seconds.
 fn attack(who: Attacker, rate: u32) -> Attack {
@@ -84,6 +85,17 @@ fn a_server_that_ignores_a_botnet_serves_the_others() {
         world.extra.treatment = Treatment::Ignores;
         world.extra.has_small_tables = true;
     }));
+}
+
+/// The server's packet filter refuses the botnet, as fail2ban has it: that is the botnet's affair.
+#[test]
+#[ignore = "open: E1"]
+fn a_server_that_refuses_a_botnet_of_two_networks_serves_the_others() {
+    for treatment in [Treatment::Resets, Treatment::Rejects] {
+        let attack = attack(Attacker::Botnet { networks: 2, then: Then::Silence }, 20);
+        let refusing = |world: &mut World| world.extra.treatment = treatment;
+        assert_unharmed(&besieged(Mode::Always, vec![attack], refusing)[..1]);
+    }
 }
 
 /// Several at once, as they come.

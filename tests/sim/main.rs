@@ -18,9 +18,9 @@ use tally::Tally;
 use worlds::grid::{self, CELLS, RICH};
 use worlds::world;
 
-/// Worlds in a run of scale 1, whole turns of the grid.
-const WORLDS: u64 = CELLS * 8 * 9;
-/// Richer worlds in a run of scale 1, two of three with an attacker: in all, a third of the worlds has one.
+/// Worlds of the grid in a run of scale 1: one turn in each mode with each size of transfer.
+const WORLDS: u64 = CELLS * 24;
+/// Richer worlds in a run of scale 1, two of three with an attacker: a third of all.
 const RICH_WORLDS: u64 = WORLDS;
 /// Worlds of a run's fresh ranges, of each kind.
 const FRESH: u64 = CELLS * 3;
@@ -37,7 +37,7 @@ const REGRESSIONS: [u64; 14] = [
 
 /// Worlds of the fixed ranges that go wrong by a fault that is known (docs/simulation.md) and not mended yet. While there is
 /// one, a fresh world that goes wrong is printed and fails nothing.
-const OPEN: [u64; 0] = [];
+const OPEN: [u64; 5] = [386, 628, 642, 1238, 4_294_967_358];
 
 fn number(name: &str) -> Option<u64> {
     env::var(name).ok().map(|value| value.parse().unwrap_or_else(|_| panic!("{name} must be a number")))

@@ -59,6 +59,7 @@ pub enum Then {
 }
 
 /// How the server treats attackers that show their addresses.
+#[allow(dead_code, reason = "tests/adversary uses them all")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Treatment {
     Serves,

@@ -585,7 +585,8 @@ impl Tcp {
             return;
         }
         if let Some((value, echo)) = timestamps {
-            if echo != 0 || self.was_proved {
+            // Linux does not look at a TSecr of 0; data of an open connection always echoes.
+            if echo != 0 || (self.was_proved && !segment.payload().is_empty()) {
                 self.check_echo(echo);
             }
             self.was_proved |= echo != 0;
