@@ -94,6 +94,12 @@ impl Connection {
         !gave_up && (client.is_none() || (server_is_in && server.is_none()))
     }
 
+    /// The next connection begins.
+    pub fn begin(&mut self) {
+        self.losses.push(0);
+        self.progress = 0;
+    }
+
     /// A frame of the newest connection was lost or bent.
     pub fn note_loss(&mut self) {
         if let Some(losses) = self.losses.last_mut() {
@@ -103,6 +109,10 @@ impl Connection {
 
     /// Counts losses anew whenever the connection has got on: both ends are in, or an octet has come.
     pub fn note_progress(&mut self) {
+        let newest = self.issues.len().saturating_sub(1);
+        if self.apps.iter().any(|app| app.generation != newest) {
+            return;
+        }
         let both_are_in = self.apps.iter().all(|app| app.opened.is_some());
         let progress = self.apps.iter().map(|app| app.received).sum::<u32>() + u32::from(both_are_in);
         if progress != self.progress {

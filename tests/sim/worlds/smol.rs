@@ -161,7 +161,7 @@ impl Host for Smol {
             self.socket().abort();
         }
         if !self.wire.sent.is_empty() {
-            self.is_faulty |= self.state() == State::Closed && now.since(self.last_sent) > SILENCE;
+            self.is_faulty |= now.since(self.last_sent) > SILENCE;
             self.last_sent = now;
         }
         out.extend(self.wire.sent.drain(..).map(|packet| on_link(&packet)));

@@ -1002,7 +1002,7 @@ const RETRIES: u32 = 40;
 /// 1 MSL twice would be 4 minutes; Linux takes one.
 const TIME_WAIT: Duration = Duration::from_secs(60);
 /// How long the peer's FIN is waited for: longer than any answer takes.
-const FIN_WAIT: Duration = Duration::from_secs(3_600);
+const FIN_WAIT: Duration = Duration::from_secs(6 * 3_600);
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 const ACK_PAUSE: Duration = Duration::from_millis(500);
 const KEEP_ALIVES: u32 = 24;

@@ -331,7 +331,7 @@ impl<'a> World<'a> {
         connection.close_at = now.after(connection.plan.close_after);
         let iss = connection.hosts.as_ref().and_then(|hosts| hosts[0].client_iss());
         connection.issues.extend(iss);
-        connection.losses.push(0);
+        connection.begin();
         self.touch(number, Side::Client);
     }
 
