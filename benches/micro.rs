@@ -90,7 +90,7 @@ fn table(c: &mut Criterion) {
 
 fn map(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, len: u32) {
     let map = CappedMap::new(TableHasher::new([1, 2]), 1, 1);
-    let caps = |all| Caps { all, owner: all, group: all, share: all };
+    let caps = |all| Caps { all, kind: all, owner: all, group: all, share: all };
     let room = caps(1 << 21);
     for number in 0..len {
         map.admit(key(number), Entry([0; 16]), room).expect("room");

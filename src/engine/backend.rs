@@ -11,7 +11,7 @@ use super::service::ServerAnswer;
 use super::translate::{Rescale, ServerClock, Translation};
 use super::verdict::{DropReason, Verdict};
 use crate::cookie::Offer;
-use crate::table::early_data::EarlyData;
+use crate::table::early_data::{EarlyData, Room};
 use crate::time::Instant;
 use crate::wire::ethernet::LinkHeader;
 use crate::wire::seq::SeqNumber;
@@ -111,6 +111,11 @@ impl Backend {
         (!self.is_done && !self.waits && seq == self.handshake.client_iss).then_some(self.handshake)
     }
 
+    /// Whether the server has let a timeout pass.
+    pub(super) fn is_unanswered(&self) -> bool {
+        self.retries > 0 && !self.is_done
+    }
+
     /// Moves on after the server was silent for a timeout; how long the next one is.
     pub(super) fn time_out(&mut self) -> (Timeout, Duration) {
         self.was_hurried = false;
@@ -124,12 +129,12 @@ impl Backend {
         (Timeout::Resend(self.handshake), FIRST_TIMEOUT.saturating_mul(1 << self.retries))
     }
 
-    /// Handles a client's segment; of early data at most `total` octets are kept for all connections together.
+    /// Handles a client's segment; of early data so much is kept as there is `room` for.
     pub(super) fn handle_client(
         &mut self,
         arrival: &Arrival<'_>,
         segment: &Segment<'_>,
-        total: u64,
+        room: Room,
     ) -> FromClient {
         let first = self.handshake.client_iss.add(1);
         let next = first.add(u32::try_from(self.early.octets().len()).unwrap_or(0)).add(u32::from(self.fin));
@@ -155,7 +160,7 @@ impl Backend {
         if !arrival.end.is_after(next) {
             return FromClient::Settled(Verdict::Consume);
         }
-        self.keep(arrival, segment, next, total)
+        self.keep(arrival, segment, next, room)
     }
 
     /// Notes the client's latest timestamps and window. A segment that was overtaken tells nothing: an older TSecr would
@@ -180,7 +185,7 @@ impl Backend {
         arrival: &Arrival<'_>,
         segment: &Segment<'_>,
         next: SeqNumber,
-        total: u64,
+        room: Room,
     ) -> FromClient {
         let known = next.distance_from(arrival.seq);
         let new = usize::try_from(known).ok().and_then(|known| segment.payload().get(known..));
@@ -190,8 +195,7 @@ impl Backend {
         if self.is_done {
             return drop_for(DropReason::EarlyDataExceeded);
         }
-        let bound = usize::from(arrival.service.early_data);
-        if !self.early.append(new, bound, total) {
+        if !self.early.append(new, room) {
             return drop_for(DropReason::EarlyDataExceeded);
         }
         self.fin = arrival.flags.has(Flags::FIN);

@@ -79,26 +79,31 @@ impl Step<'_> {
     }
 
     fn track_opening(&mut self, arrival: &Arrival<'_>, frame: &[u8]) -> Result<(), Refused> {
-        if !self.has_room_for_timers() {
+        let is_watched = arrival.stance == Stance::Watch;
+        if !self.has_room_for_timers(is_watched) {
             return Err(Refused::Full);
         }
         let gives_way = |entry: &HalfOpen| match &entry.phase {
             Phase::Direct(direct) => direct.gives_way_to(arrival.seq),
             Phase::Backend(_) | Phase::Outgoing(_) => false,
         };
-        self.shared.half_open.remove_if(&arrival.key, gives_way);
+        let replaced = self.shared.half_open.remove_if(&arrival.key, gives_way);
         let first_look = if arrival.service.mode.protects() { LOOK_INTERVAL } else { HOLD };
         let deadline = self.now.after(first_look);
         let entry = HalfOpen {
             service: arrival.id,
-            is_watched: arrival.stance == Stance::Watch,
+            is_watched,
             admitted: self.now,
             deadline,
-            armed_for: Instant::ZERO,
+            // The timer of the one before comes early enough: SYNs on one tuple need no more than one.
+            armed_for: replaced.map_or(Instant::ZERO, |entry| entry.armed_for),
             phase: Phase::Direct(Direct::new(arrival, frame)),
         };
+        let is_armed = self.now < entry.armed_for && entry.armed_for <= deadline;
         self.shared.half_open.admit(arrival.key, entry, self.half_open_caps(arrival))?;
-        self.arm_half_open(arrival.key, deadline);
+        if !is_armed {
+            self.arm_half_open(arrival.key, deadline);
+        }
         Ok(())
     }
 
@@ -232,7 +237,7 @@ impl Step<'_> {
         frame: &[u8],
         began: &Beginning,
     ) -> bool {
-        if !self.has_room_for_timers() {
+        if !self.has_room_for_timers(!arrival.service.mode.protects()) {
             return false;
         }
         let link = LinkHeader::of(frame, arrival.layout.network.offset);

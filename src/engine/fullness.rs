@@ -50,7 +50,7 @@ impl Fill {
 
     /// How long a flow may go without a look.
     pub(super) fn look_interval(self) -> Duration {
-        self.shrink(LONGEST_LOOK, SHORTEST_LOOK, [HALF, Fill::FULL])
+        self.shrink(LONGEST_LOOK, SHORTEST_LOOK, [QUARTER, Fill::FULL])
     }
 }
 
@@ -147,7 +147,7 @@ impl Shared {
 
     /// How full the table, or the service's share of it, is: with what is half-open and may become a flow.
     fn table_fill(&self, policy: &Policy, id: ServiceId) -> Fill {
-        let table = self.flows.len().saturating_add(self.half_open.len());
+        let table = self.flows.len().saturating_add(self.half_open.kind_len(0));
         let own = self.flows.owner_len(id.index()).saturating_add(self.half_open.owner_len(id.index()));
         Fill::of(table, policy.limits.max_flows as usize).max(Fill::of(own, policy.flow_cap(id)))
     }
@@ -178,7 +178,7 @@ impl Step<'_> {
     pub(super) fn make_room_for_a_flow(&mut self, id: ServiceId) -> Result<(), DropReason> {
         let shared = self.shared;
         let own = shared.flows.owner_len(id.index()).saturating_add(shared.half_open.owner_len(id.index()));
-        let all = shared.flows.len().saturating_add(shared.half_open.len());
+        let all = shared.flows.len().saturating_add(shared.half_open.kind_len(0));
         let is_own_full = own >= self.policy.flow_cap(id);
         let is_full = all >= self.policy.limits.max_flows as usize;
         let has_room = match (is_own_full, is_full) {
@@ -238,18 +238,19 @@ impl Step<'_> {
 }
 
 /// Below it nothing but what is silent goes before its time.
-const HALF: Fill = Fill(500);
+pub(super) const HALF: Fill = Fill(500);
 const QUARTER: Fill = Fill(250);
 /// At it all but what is in use goes as soon as it can: the rest is for what comes meanwhile.
-const NEARLY_FULL: Fill = Fill(900);
+pub(super) const NEARLY_FULL: Fill = Fill(900);
 
-/// How long a flow goes without a look while there is room: the timers' own horizon.
-const LONGEST_LOOK: Duration = Duration::from_secs(16);
+/// How long a flow goes without a look while there is room: a silent one has a look when it has just become ripe, before a
+/// flood of them can fill the table.
+const LONGEST_LOOK: Duration = Duration::from_secs(10);
 /// And when there is none: a million flows are a million looks a second, a fraction of a core.
 const SHORTEST_LOOK: Duration = Duration::from_secs(1);
 
 /// Keys that are tried for one newcomer: most are still what they were offered as.
-const TRIES: usize = 8;
+pub(super) const TRIES: usize = 8;
 
 /// Keys that are kept in each ring of the table. With a million flows the timers bring as many a second.
 pub(super) const RIPE: usize = 1_024;

@@ -4,7 +4,7 @@ use super::Shared;
 use super::backend::{Backend, Forgotten};
 use super::outgoing::Outgoing;
 use super::policy::{MAX_SERVICES, ServiceId};
-use super::syn_received::Direct;
+use super::syn_received::{Direct, LOOK_INTERVAL};
 use crate::table::capped::Grouped;
 use crate::time::Instant;
 use crate::wire::seq::SeqNumber;
@@ -33,6 +33,14 @@ pub(super) enum Phase {
 }
 
 impl HalfOpen {
+    /// When to look at it again: one that waits for the server is given up sooner when the table fills.
+    pub(super) fn next_look(&self, now: Instant) -> Instant {
+        match &self.phase {
+            Phase::Backend(_) => self.deadline.min(now.after(LOOK_INTERVAL)),
+            Phase::Direct(_) | Phase::Outgoing(_) => self.deadline,
+        }
+    }
+
     /// Whether it waits for the server.
     pub(super) fn is_backend(&self) -> bool {
         matches!(self.phase, Phase::Backend(_))

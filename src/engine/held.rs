@@ -113,7 +113,7 @@ impl Step<'_> {
         let is_replaced = self.shared.half_open.with(&arrival.key, |entry| {
             let is_held = matches!(&entry.phase, Phase::Direct(direct) if direct.is_freed());
             if is_held {
-                *entry = backend;
+                *entry = HalfOpen { is_watched: entry.is_watched, ..backend };
             }
             is_held
         });

@@ -30,6 +30,7 @@ mod listen;
 mod mtu;
 mod note;
 mod outgoing;
+mod patience;
 pub mod policy;
 mod pressure;
 mod repeat;
@@ -93,6 +94,8 @@ pub struct Shared {
     flows: CappedMap<Flow>,
     /// Flows that may go when room is needed.
     ripe_flows: Ripe,
+    /// And half-open entries.
+    ripe_half_open: Ripe,
     early_data: Arc<EarlyDataPool>,
     refused: RecentSet,
     /// Cookies of connections that ended while they may be alive, by tuple and the client's ISS.
@@ -121,7 +124,8 @@ impl Shared {
             half_open: CappedMap::new(hasher.clone(), half_open::GROUPS, OWNERS),
             flows: CappedMap::new(hasher.clone(), Flow::GROUPS, OWNERS),
             ripe_flows: Ripe::new(fullness::RIPE),
-            early_data: Arc::new(EarlyDataPool::new()),
+            ripe_half_open: Ripe::new(fullness::RIPE),
+            early_data: Arc::new(EarlyDataPool::new(OWNERS)),
             refused: RecentSet::new(hasher.clone(), REFUSED_LOG2),
             spent: RecentSet::new(hasher.clone(), SPENT_LOG2),
             validated: RecentSet::new(hasher.clone(), VALIDATED_LOG2),
@@ -201,6 +205,8 @@ pub struct Engine {
     shared: Arc<Shared>,
     worker: usize,
     timers: Timers<TimerKind>,
+    /// Those of entries that are only watched.
+    watched: Timers<TimerKind>,
     repeats: Repeats,
     /// When pressure was last looked at.
     reviewed: Instant,
@@ -211,11 +217,12 @@ pub struct Engine {
 impl Engine {
     /// The engine of worker number `worker`, counted from 0, of those that `shared` was made for.
     pub fn new(shared: Arc<Shared>, worker: usize) -> Engine {
-        let timers = Timers::new(Instant::ZERO);
+        let [timers, watched] = [(), ()].map(|()| Timers::new(Instant::ZERO));
         Engine {
             shared,
             worker,
             timers,
+            watched,
             repeats: Repeats::new(),
             reviewed: Instant::ZERO,
             counted: Vec::new(),
@@ -238,7 +245,8 @@ impl Engine {
         self.review(now);
         self.step(now, out, |step| {
             for _ in 0..TIMER_BATCH {
-                if let Some(due) = step.timers.pop_due(now) {
+                let due = step.timers.pop_due(now);
+                if let Some(due) = due.or_else(|| step.watched.pop_due(now)) {
                     step.time_out(&due);
                 } else if let Some(due) = step.repeats.pop_due(now) {
                     step.repeat_syn_ack(&due);
@@ -252,15 +260,13 @@ impl Engine {
 
     /// When the next timer is due, if any is armed.
     pub fn next_timer(&self) -> Option<Instant> {
-        match (self.timers.next_due(), self.repeats.next_due()) {
-            (Some(timer), Some(repeat)) => Some(timer.min(repeat)),
-            (timer, repeat) => timer.or(repeat),
-        }
+        let all = [self.timers.next_due(), self.watched.next_due(), self.repeats.next_due()];
+        all.into_iter().flatten().min()
     }
 
     /// Timers that are armed, superseded ones included.
     pub fn armed_timers(&self) -> usize {
-        self.timers.len()
+        self.timers.len().saturating_add(self.watched.len())
     }
 
     /// Runs `f` with what one input needs.
@@ -275,7 +281,7 @@ impl Engine {
         let keys = shared.keys.load();
         let fast = shared.fast.load();
         let fast = fast.as_deref().map(|fast| &**fast);
-        let (timers, repeats) = (&mut self.timers, &mut self.repeats);
+        let (timers, watched, repeats) = (&mut self.timers, &mut self.watched, &mut self.repeats);
         f(&mut Step {
             shared,
             stats,
@@ -283,6 +289,7 @@ impl Engine {
             keys: keys.as_deref(),
             fast,
             timers,
+            watched,
             repeats,
             now,
             out,
@@ -301,6 +308,7 @@ struct Step<'a> {
     keys: Option<&'a Keys>,
     fast: Option<&'a dyn FastPath>,
     timers: &'a mut Timers<TimerKind>,
+    watched: &'a mut Timers<TimerKind>,
     repeats: &'a mut Repeats,
     now: Instant,
     out: &'a mut Outbox,

@@ -72,7 +72,8 @@ impl Step<'_> {
     /// Lets a server's SYN through, and remembers it for as long as a connection may be half-open. Beyond its share it passes
     /// unwatched, and its answer is dropped: the server tries again.
     pub(super) fn track_outgoing(&mut self, arrival: &Arrival<'_>, frame: &[u8]) {
-        if !self.has_room_for_timers() || verify(arrival, frame).is_err() {
+        let is_watched = arrival.stance == Stance::Watch;
+        if !self.has_room_for_timers(is_watched) || verify(arrival, frame).is_err() {
             return;
         }
         let is_another =
@@ -81,7 +82,7 @@ impl Step<'_> {
         let deadline = self.now.after(arrival.service.syn_timeout);
         let entry = HalfOpen {
             service: arrival.id,
-            is_watched: arrival.stance == Stance::Watch,
+            is_watched,
             admitted: self.now,
             deadline,
             armed_for: Instant::ZERO,
@@ -89,7 +90,7 @@ impl Step<'_> {
         };
         let caps = self.half_open_caps(arrival);
         // Half of the table, and of the service's part of it, is for those who call the servers.
-        let caps = Caps { all: caps.all.div_ceil(2), group: caps.owner.div_ceil(2), ..caps };
+        let caps = Caps { kind: caps.kind.div_ceil(2), group: caps.owner.div_ceil(2), ..caps };
         if self.shared.half_open.admit(arrival.key, entry, caps).is_ok() {
             self.arm_half_open(arrival.key, deadline);
         }

@@ -380,6 +380,12 @@ impl Policy {
         self.share_of(id, self.limits.max_half_open, |service| service.max_half_open)
     }
 
+    /// The most octets of early data of a service, in the same way.
+    pub fn early_data_cap(&self) -> u64 {
+        let all = self.limits.early_data_total;
+        if self.are_several { all.saturating_sub(all / 4) } else { all }
+    }
+
     fn share_of(&self, id: ServiceId, all: u32, own: impl Fn(&Service) -> u32) -> usize {
         let left = if self.are_several { all / 4 } else { 0 };
         let cap = all.saturating_sub(left);

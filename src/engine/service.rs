@@ -35,6 +35,8 @@ pub(super) struct ServiceState {
     pub(super) icmp: Budget,
     /// Flows that may go when the service's share of the table is full.
     pub(super) ripe_flows: Ripe,
+    /// The same of half-open entries.
+    pub(super) ripe_half_open: Ripe,
 }
 
 /// What the server says in its SYN-ACK.

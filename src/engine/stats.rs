@@ -126,6 +126,9 @@ counters! {
         reclaimed_idle,
         /// Connections let through as they are that their client never completed.
         half_open_expired,
+        /// Connections that were given up since the server had let a timeout pass and there was no room for the next: also
+        /// counted as `backend_timeout`.
+        half_open_reclaimed,
         /// Connections let through whose slot at the server was freed with a RST, since their client was too slow.
         half_open_reset,
         /// Of those: connections that were opened anew when their client completed the handshake after all.

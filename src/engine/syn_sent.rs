@@ -13,7 +13,7 @@ use super::reply;
 use super::service::mss_of_mtu;
 use super::verdict::{DropReason, Side, Verdict};
 use crate::table::capped::{Caps, Refused};
-use crate::table::early_data::EarlyData;
+use crate::table::early_data::{EarlyData, Room};
 use crate::table::flow_key::FlowKey;
 use crate::time::Instant;
 use crate::wire::build::SegmentSpec;
@@ -42,6 +42,7 @@ impl Step<'_> {
         is_whole: bool,
     ) -> Result<Opened, DropReason> {
         self.may_open_backend(arrival)?;
+        self.make_room_for_a_half_open(arrival.id);
         let entry = self.backend_entry(arrival, handshake, payload, is_whole);
         let deadline = entry.deadline;
         match self.shared.half_open.admit(arrival.key, entry, self.half_open_caps(arrival)) {
@@ -66,7 +67,7 @@ impl Step<'_> {
     /// It is beyond one.
     pub(super) fn may_open_backend(&mut self, arrival: &Arrival<'_>) -> Result<(), DropReason> {
         self.make_room_for_a_flow(arrival.id)?;
-        if !self.has_room_for_timers() {
+        if !self.has_room_for_timers(false) {
             return Err(DropReason::HalfOpenFull);
         }
         if !self.take_connection(arrival) {
@@ -87,9 +88,8 @@ impl Step<'_> {
         payload: &[u8],
         is_whole: bool,
     ) -> HalfOpen {
-        let mut early = EarlyData::new(self.shared.early_data.clone());
-        let bound = usize::from(arrival.service.early_data);
-        let has_kept_all = early.append(payload, bound, self.policy.limits.early_data_total);
+        let mut early = EarlyData::new(self.shared.early_data.clone(), arrival.id.index());
+        let has_kept_all = early.append(payload, self.room_for_early_data(arrival));
         let fin = has_kept_all && is_whole && arrival.flags.has(Flags::FIN);
         let settled = settled(&handshake);
         let waits = settled > self.now;
@@ -120,10 +120,10 @@ impl Step<'_> {
 
     /// Handles a client's segment while the server has not answered; `None` if there is no such entry.
     pub(super) fn syn_sent_client(&mut self, arrival: &Arrival<'_>, frame: &mut [u8]) -> Option<Verdict> {
-        let total = self.policy.limits.early_data_total;
+        let room = self.room_for_early_data(arrival);
         let segment = Segment::new(frame, arrival.layout);
         let verdict = self.shared.half_open.with(&arrival.key, |entry| match &mut entry.phase {
-            Phase::Backend(backend) => Some(backend.handle_client(arrival, &segment, total)),
+            Phase::Backend(backend) => Some(backend.handle_client(arrival, &segment, room)),
             Phase::Direct(_) | Phase::Outgoing(_) => None,
         })??;
         match verdict {
@@ -161,7 +161,10 @@ impl Step<'_> {
     pub(super) fn syn_sent_server(&mut self, arrival: &Arrival<'_>, frame: &[u8]) -> Option<Verdict> {
         let (pool, now) = (self.shared.early_data.clone(), self.now);
         let answer = self.shared.half_open.with(&arrival.key, |entry| match &mut entry.phase {
-            Phase::Backend(backend) => Some(backend.handle_server(arrival, frame, EarlyData::new(pool), now)),
+            Phase::Backend(backend) => {
+                let empty = EarlyData::new(pool, arrival.id.index());
+                Some(backend.handle_server(arrival, frame, empty, now))
+            }
             Phase::Direct(_) | Phase::Outgoing(_) => None,
         })??;
         match answer {
@@ -284,13 +287,21 @@ impl Step<'_> {
         }
     }
 
+    /// How much of a client's early data may be kept.
+    fn room_for_early_data(&self, arrival: &Arrival<'_>) -> Room {
+        let all = self.policy.limits.early_data_total;
+        let bound = usize::from(arrival.service.early_data);
+        Room { bound, owner: self.policy.early_data_cap(), all }
+    }
+
     /// How many half-open entries there may be, of `service` and in all.
     pub(super) fn half_open_caps(&self, arrival: &Arrival<'_>) -> Caps {
         let limits = &self.policy.limits;
-        let all = limits.max_half_open as usize;
+        let most = limits.max_half_open as usize;
         Caps {
-            // Those that are only watched leave half of the table to those that are protected.
-            all: if arrival.stance == Stance::Watch { all.div_ceil(2) } else { all },
+            all: usize::MAX,
+            // Those that are only watched have a table of their own, half as large.
+            kind: if arrival.stance == Stance::Watch { most.div_ceil(2) } else { most },
             owner: self.policy.half_open_cap(arrival.id),
             group: usize::MAX,
             share: limits.max_half_open_per_source as usize,
@@ -302,8 +313,9 @@ impl Step<'_> {
         let limits = &self.policy.limits;
         let all = limits.max_flows as usize;
         Caps {
-            // As above.
+            // Those that are only watched leave half of the table to those that are protected.
             all: if flow.is_watched { all.div_ceil(2) } else { all },
+            kind: usize::MAX,
             owner: self.policy.flow_cap(flow.service),
             group: usize::MAX,
             share: limits.max_flows_per_source as usize,

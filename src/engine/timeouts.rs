@@ -9,11 +9,12 @@ use super::backend::Timeout;
 use super::fullness::{Fill, Worth};
 use super::half_open::{HalfOpen, Phase};
 use super::held;
+use super::patience;
 use super::policy::{Policy, ServiceId};
 use super::syn_received::Overdue;
 use super::{Shared, Step};
 use crate::table::flow_key::FlowKey;
-use crate::table::timers::Due;
+use crate::table::timers::{Due, Timers};
 use crate::time::Instant;
 
 /// What kind of entry a timer belongs to.
@@ -28,6 +29,18 @@ enum Expiry {
     Nothing,
     Backend(ServiceId, Timeout),
     Direct(ServiceId, Overdue),
+}
+
+/// The timers of what is protected, and of what is only watched.
+struct Wheels<'a> {
+    own: &'a mut Timers<TimerKind>,
+    watched: &'a mut Timers<TimerKind>,
+}
+
+impl Wheels<'_> {
+    fn of(&mut self, is_watched: bool) -> &mut Timers<TimerKind> {
+        if is_watched { self.watched } else { self.own }
+    }
 }
 
 /// What a look at a flow finds.
@@ -54,34 +67,46 @@ impl Step<'_> {
     /// Whether one more entry may be admitted and arm its timers. Every entry has one that counts; those that it has
     /// superseded, or that an entry left behind which was removed early, linger until they come up: as many again at
     /// the most, or somebody who opens and aborts connections without end would fill the memory with them.
-    pub(super) fn has_room_for_timers(&self) -> bool {
+    pub(super) fn has_room_for_timers(&self, is_watched: bool) -> bool {
         let limits = &self.policy.limits;
         let entries = u64::from(limits.max_flows).saturating_add(u64::from(limits.max_half_open));
-        (self.timers.len() as u64) < entries.saturating_mul(2)
+        // Those that are only watched may have half of the entries, and the timers of nobody else.
+        let (timers, room) =
+            if is_watched { (&self.watched, entries) } else { (&self.timers, entries.saturating_mul(2)) };
+        (timers.len() as u64) < room
     }
 
     /// Arms the timer of a half-open entry.
     pub(super) fn arm_half_open(&mut self, key: FlowKey, deadline: Instant) {
-        let armed_for = self.timers.arm(key, TimerKind::HalfOpen, self.now, deadline);
-        self.shared.half_open.with(&key, |entry| entry.armed_for = armed_for);
+        let (now, mut wheels) = (self.now, Wheels { own: self.timers, watched: self.watched });
+        self.shared.half_open.with(&key, |entry| {
+            entry.armed_for = wheels.of(entry.is_watched).arm(key, TimerKind::HalfOpen, now, deadline);
+        });
     }
 
     /// Arms the timer of a flow.
     pub(super) fn arm_flow(&mut self, key: FlowKey, deadline: Instant) {
-        let (now, policy, shared, timers) = (self.now, self.policy, self.shared, &mut *self.timers);
+        let (now, policy, shared) = (self.now, self.policy, self.shared);
+        let mut wheels = Wheels { own: self.timers, watched: self.watched };
         shared.flows.with(&key, |flow| {
             let next = deadline.min(now.after(shared.fill(policy, &key, flow).look_interval()));
-            flow.armed_for = timers.arm(key, TimerKind::Flow, now, next);
+            flow.armed_for = wheels.of(flow.is_watched).arm(key, TimerKind::Flow, now, next);
         });
     }
 
     fn half_open_timeout(&mut self, due: &Due<TimerKind>) {
-        let (now, timers, policy, shared) = (self.now, &mut *self.timers, self.policy, self.shared);
+        let (now, policy, shared) = (self.now, self.policy, self.shared);
+        let mut wheels = Wheels { own: self.timers, watched: self.watched };
         let expiry = self.shared.half_open.with(&due.key, |entry| {
             if entry.armed_for != due.armed_for {
                 return Expiry::Nothing;
             }
+            let fill = shared.half_open_fill(policy, &due.key, entry);
+            let is_out_of_patience = patience::is_over(fill, now.since(entry.admitted));
             let expiry = match &mut entry.phase {
+                Phase::Backend(backend) if is_out_of_patience => {
+                    Expiry::Backend(entry.service, Timeout::GiveUp(backend.handshake))
+                }
                 _ if now < entry.deadline => Expiry::Nothing,
                 Phase::Direct(direct) => {
                     let timeout = slot_timeout(policy, shared, entry.service);
@@ -91,13 +116,18 @@ impl Step<'_> {
                 }
                 Phase::Backend(backend) => {
                     let (timeout, next) = backend.time_out();
+                    if fill.is_high() {
+                        shared.offer_half_open(due.key, entry.service);
+                    }
                     entry.deadline = now.after(next);
                     Expiry::Backend(entry.service, timeout)
                 }
                 Phase::Outgoing(_) => Expiry::Direct(entry.service, Overdue::Forget),
             };
             if !matches!(expiry, Expiry::Direct(_, Overdue::Forget)) {
-                entry.armed_for = timers.arm(due.key, TimerKind::HalfOpen, now, entry.deadline);
+                let is_watched = entry.is_watched;
+                let next = entry.next_look(now);
+                entry.armed_for = wheels.of(is_watched).arm(due.key, TimerKind::HalfOpen, now, next);
             }
             expiry
         });
@@ -117,8 +147,9 @@ impl Step<'_> {
     }
 
     fn flow_timeout(&mut self, due: &Due<TimerKind>) {
-        let (now, policy, timers) = (self.now, self.policy, &mut *self.timers);
-        let (shared, fast, limits) = (self.shared, self.fast, &self.policy.limits);
+        let (now, policy, shared, fast) = (self.now, self.policy, self.shared, self.fast);
+        let limits = &policy.limits;
+        let mut wheels = Wheels { own: self.timers, watched: self.watched };
         let look = shared.flows.with(&due.key, |flow| {
             if flow.armed_for != due.armed_for {
                 return Look::Superseded;
@@ -130,7 +161,7 @@ impl Step<'_> {
                 return Look::Due(fill);
             }
             let next = deadline.min(now.after(fill.look_interval()));
-            flow.armed_for = timers.arm(due.key, TimerKind::Flow, now, next);
+            flow.armed_for = wheels.of(flow.is_watched).arm(due.key, TimerKind::Flow, now, next);
             let is_ripe = fill.is_high() && flow.deadline_at(limits, Fill::FULL) <= now;
             if is_ripe { Look::Ripe(flow.service, Worth::of(flow)) } else { Look::Early }
         });
@@ -149,10 +180,10 @@ impl Step<'_> {
 
     /// Arms the timer of a flow that has come up, for `at`, unless another has been armed for it since.
     fn rearm_flow(&mut self, due: &Due<TimerKind>, at: Instant) {
-        let (now, timers) = (self.now, &mut *self.timers);
+        let (now, mut wheels) = (self.now, Wheels { own: self.timers, watched: self.watched });
         self.shared.flows.with(&due.key, |flow| {
             if flow.armed_for == due.armed_for {
-                flow.armed_for = timers.arm(due.key, TimerKind::Flow, now, at);
+                flow.armed_for = wheels.of(flow.is_watched).arm(due.key, TimerKind::Flow, now, at);
             }
         });
     }

@@ -66,6 +66,11 @@ const SERVICE_COUNTERS: &[ServiceCounter] = &[
         |v| v.half_open_expired,
     ),
     (
+        "synwall_half_open_reclaimed_total",
+        "Connections given up, a second at least after their server was asked, since there was no room for the next.",
+        |v| v.half_open_reclaimed,
+    ),
+    (
         "synwall_half_open_reset_total",
         "Connections that were let through and whose slot at the server was freed with a RST after syn_timeout.",
         |v| v.half_open_reset,

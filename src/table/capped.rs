@@ -21,7 +21,7 @@ pub trait Grouped {
     /// Its owner, below the number of owners that the map was made for.
     fn owner(&self) -> usize;
 
-    /// What its source's share is counted as: a prefix has a share of each.
+    /// What it and its source's share is counted as, 0 or 1: a prefix has a share of each.
     fn share(&self) -> u16;
 }
 
@@ -41,6 +41,8 @@ pub enum Refused {
 pub struct Caps {
     /// In all.
     pub all: usize,
+    /// Of those that are counted for the same shares: see [`Grouped::share`].
+    pub kind: usize,
     /// Of the owner.
     pub owner: usize,
     /// In the group.
@@ -53,6 +55,7 @@ pub struct Caps {
 pub struct CappedMap<V> {
     map: DashMap<FlowKey, V, TableHasher>,
     len: AtomicUsize,
+    kinds: [AtomicUsize; 2],
     groups: Box<[AtomicUsize]>,
     owners: Box<[AtomicUsize]>,
     shares: Shares,
@@ -68,6 +71,7 @@ impl<V: Grouped> CappedMap<V> {
             shares: Shares::new(hasher.clone()),
             map: DashMap::with_capacity_and_hasher_and_shard_amount(0, hasher, SHARDS),
             len: AtomicUsize::new(0),
+            kinds: Default::default(),
             groups: zeros(groups),
             owners: zeros(owners),
         }
@@ -81,6 +85,15 @@ impl<V: Grouped> CappedMap<V> {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Entries that are counted as `share`.
+    pub fn kind_len(&self, share: u16) -> usize {
+        self.kind(share).map_or(0, |count| count.load(Ordering::Acquire))
+    }
+
+    fn kind(&self, share: u16) -> Option<&AtomicUsize> {
+        self.kinds.get(usize::from(share))
     }
 
     /// Entries in `group`.
@@ -122,7 +135,8 @@ impl<V: Grouped> CappedMap<V> {
     fn take_places(&self, key: &FlowKey, counted: Counted, caps: Caps) -> Result<(), Refused> {
         let group = self.groups.get(counted.group).ok_or(Refused::Full)?;
         let owner = self.owners.get(counted.owner).ok_or(Refused::Full)?;
-        let places = [(&self.len, caps.all), (owner, caps.owner), (group, caps.group)];
+        let kind = self.kind(counted.share).ok_or(Refused::Full)?;
+        let places = [(&self.len, caps.all), (kind, caps.kind), (owner, caps.owner), (group, caps.group)];
         for (taken, (count, cap)) in places.into_iter().enumerate() {
             if !take(count, cap) {
                 places.into_iter().take(taken).for_each(|(count, _)| give(count));
@@ -138,7 +152,7 @@ impl<V: Grouped> CappedMap<V> {
 
     fn give_places(&self, key: &FlowKey, counted: Counted) {
         let [group, owner] = [self.groups.get(counted.group), self.owners.get(counted.owner)];
-        group.into_iter().chain(owner).for_each(give);
+        group.into_iter().chain(owner).chain(self.kind(counted.share)).for_each(give);
         give(&self.len);
         self.shares.give(key.client(), counted.share);
     }
@@ -268,7 +282,7 @@ mod tests {
     }
 
     fn caps(all: usize, group: usize) -> Caps {
-        Caps { all, owner: usize::MAX, group, share: usize::MAX }
+        Caps { all, kind: usize::MAX, owner: usize::MAX, group, share: usize::MAX }
     }
 
     fn map() -> CappedMap<Value> {
@@ -337,6 +351,10 @@ mod tests {
         assert_eq!(map.admit(key(1), Owned(0, 0), one), Ok(()));
         assert_eq!(map.admit(key(2), Owned(0, 0), one), Err(Refused::ShareFull));
         assert_eq!(map.admit(key(2), Owned(0, 1), one), Ok(()));
+        assert_eq!((map.len(), map.kind_len(0), map.kind_len(1)), (2, 1, 1));
+        let alone = Caps { kind: 1, ..caps(9, 9) };
+        assert_eq!(map.admit(key(3), Owned(0, 1), alone), Err(Refused::Full), "one of its kind");
+        assert_eq!(map.admit(key(3), Owned(0, 2), one), Err(Refused::Full), "a kind that does not exist");
         assert!(map.remove_if(&key(2), |_| true).is_some());
         assert_eq!((map.held_by_source(&key(1), 0)[0], map.held_by_source(&key(1), 1)[0]), (1, 0));
     }

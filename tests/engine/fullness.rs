@@ -5,10 +5,11 @@ use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use synwall::cookie::{KeyRing, MasterKey};
-use synwall::engine::policy::{Limits, Mode, Policy};
+use synwall::engine::policy::{Limits, Mode, Policy, Prefix};
 use synwall::engine::{DropReason, Engine, Keys, Outbox, Shared, Side, Verdict};
 use synwall::time::{Instant, WallClock};
 use synwall::wire::buffer::FrameBuf;
+use synwall::wire::checksum;
 
 use crate::lab::*;
 
@@ -25,6 +26,33 @@ fn ask(lab: &mut Lab, client: [u8; 2], port: u16) -> (Verdict, Cookie) {
     assert_eq!(lab.client(syn_from(client, port)), Verdict::Consume);
     let cookie = lab.told();
     (lab.client(lab.client_ack(cookie).of_client(client).port(port)), cookie)
+}
+
+/// The frame with 198.18.255.`last` for the server.
+fn readdress(mut frame: Vec<u8>, side: Side, last: u8) -> Vec<u8> {
+    let layout = parse(&frame);
+    let at = if side == Side::Client { 33 } else { 29 };
+    frame[at] = last;
+    frame[24..26].fill(0);
+    frame[50..52].fill(0);
+    let header = !checksum::sum(&frame[14..34]);
+    frame[24..26].copy_from_slice(&header.to_be_bytes());
+    let (source, destination) = (layout.network.source(&frame), layout.network.destination(&frame));
+    let pseudo = checksum::pseudo_header(source, destination, frame.len() - 34);
+    let tcp = !checksum::add(checksum::sum(&frame[34..]), pseudo);
+    frame[50..52].copy_from_slice(&tcp.to_be_bytes());
+    frame
+}
+
+/// A second service at 198.18.255.9, like the first but for its mode.
+fn with_another(lab: &Lab, mode: Mode) {
+    let policy = lab.shared.policy();
+    let web = policy.services()[0].clone();
+    let mut other = web.clone();
+    other.name = "other".into();
+    other.mode = mode;
+    other.prefix = Prefix::host("198.18.255.9".parse().unwrap());
+    lab.shared.set_policy(Policy::new(vec![web, other], policy.limits, 1500).unwrap());
 }
 
 /// Cookies in flight are what a flood is known by: an ACK and its copies take one of them off, and only when it opens a
@@ -232,5 +260,275 @@ fn connections_that_are_over_do_not_keep_new_ones_out() {
         lab.client(of(seg(FIN, c(4)).ack(told(5)).ts(1003, cookie.tsval)));
         lab.server(of(seg(ACK, s(5)).ack(c(5)).ts(9003, 1003)));
         lab.skip();
+    }
+}
+
+/// The packet filter of one service's server drops a port silently; clients that prove to be there connect to it, from four
+/// prefixes. The other service goes on.
+#[test]
+fn a_silent_port_of_one_service_does_not_close_the_others() {
+    let mut lab = Lab::with(|service, limits| {
+        limits.max_half_open = 1_000;
+        limits.max_half_open_per_source = 250;
+        service.max_half_open = 1_000;
+    });
+    with_another(&lab, Mode::Always);
+    let mut admitted = 0;
+    for n in 0..1_000u16 {
+        let of = |s: Seg| s.of_client([(n % 4) as u8 * 60, 6]).port(1_000 + n);
+        let frame = readdress(lab.frame(Side::Client, &of(linux_syn())), Side::Client, 9);
+        lab.inject(Side::Client, &frame);
+        let cookie = lab.told();
+        let frame = readdress(lab.frame(Side::Client, &of(lab.client_ack(cookie))), Side::Client, 9);
+        admitted += u32::from(lab.inject(Side::Client, &frame) == Verdict::Consume);
+        lab.skip();
+    }
+    assert_eq!(admitted, 750, "all but the last quarter");
+    assert_eq!(ask(&mut lab, [1, 1], 40_000).0, Verdict::Consume);
+}
+
+/// Within the service, too: a newcomer takes the place of a client whose server has let a timeout pass, and that client is
+/// told.
+#[test]
+fn a_silent_port_does_not_close_its_service() {
+    let mut lab = Lab::with(|service, limits| {
+        service.max_half_open = 100;
+        limits.max_half_open_per_source = 1_000;
+    });
+    for n in 0..100u16 {
+        assert_eq!(ask(&mut lab, [66, 6], 1_000 + n).0, Verdict::Consume);
+    }
+    lab.advance(Duration::from_millis(1_008));
+    lab.skip();
+    assert_eq!(ask(&mut lab, [1, 1], 40_000).0, Verdict::Consume);
+    let moved = lab.moved();
+    assert_eq!((moved["half_open_reclaimed"], moved["backend_timeout"], moved["reset_client"]), (1, 1, 1));
+    assert_eq!(lab.snapshot().services[0].half_open, 100);
+}
+
+/// Connections to a silent port, 2,500 a second for 24 seconds, each from another prefix: as the table fills they are
+/// given up sooner, and those to the ports that answer find room.
+#[test]
+fn the_fuller_the_half_open_table_the_sooner_a_silent_server_is_given_up() {
+    let mut lab = Lab::with(|service, _| service.max_half_open = 10_000);
+    for n in 0..60_000u32 {
+        if n % 5 == 0 {
+            lab.advance(Duration::from_millis(2));
+        }
+        let (verdict, _) =
+            ask(&mut lab, [(n % 250) as u8, (n / 250 % 250) as u8], 1_000 + (n / 62_500) as u16);
+        assert_eq!(
+            verdict,
+            Verdict::Consume,
+            "connection {n}, half-open {}",
+            lab.snapshot().services[0].half_open
+        );
+        if n % 1_000 == 999 {
+            lab.skip();
+        }
+    }
+    let counters = lab.snapshot().services[0].values.counters.clone();
+    assert_eq!(counters.half_open_reclaimed, 0, "their time was over before the table was full");
+}
+
+/// A flood on a service that is only watched, of one tuple and each SYN with another number, costs a protected service
+/// neither timers nor entries.
+#[test]
+fn a_flood_on_a_watched_service_does_not_close_a_protected_one() {
+    let mut lab = Lab::with(|service, limits| {
+        limits.max_flows = 10_000;
+        limits.max_half_open = 1_000;
+        limits.max_half_open_per_source = 1_000;
+        service.max_half_open = 1_000;
+    });
+    with_another(&lab, Mode::Monitor);
+    // 2,000 SYNs a second for 16 s on one tuple, then from everywhere.
+    for n in 0..64_000u32 {
+        if n % 20 == 0 {
+            lab.advance(Duration::from_millis(10));
+        }
+        let syn = seg(SYN, n * 7).mss(1460);
+        let syn = if n < 32_000 { syn } else { syn.port(n as u16) };
+        let frame = readdress(lab.frame(Side::Client, &syn), Side::Client, 9);
+        assert_eq!(lab.inject(Side::Client, &frame), Verdict::Forward);
+        lab.take();
+        if n == 32_000 {
+            assert!(lab.armed_timers() < 100, "{} timers for one tuple", lab.armed_timers());
+        }
+    }
+    assert_eq!(lab.snapshot().services[1].half_open, 500, "half as many as the others may have");
+    // From the very prefix of the flood.
+    for n in 0..1_000u16 {
+        assert_eq!(ask(&mut lab, [0, 1], 50 + n).0, Verdict::Consume, "{n}");
+    }
+}
+
+/// A silent server's early data leaves the last quarter of the pool to other services, and half of its own part to small
+/// requests.
+#[test]
+fn early_data_for_a_silent_server_leaves_room_for_that_of_others() {
+    let mut lab = Lab::with(|_, limits| limits.early_data_total = 1 << 20);
+    with_another(&lab, Mode::Always);
+    for n in 0..500u16 {
+        let of = |s: Seg| s.port(1_000 + n);
+        let frame = readdress(lab.frame(Side::Client, &of(linux_syn())), Side::Client, 9);
+        lab.inject(Side::Client, &frame);
+        let cookie = lab.told();
+        let request = lab.client_ack(cookie).data(&[7; 1_400]);
+        let frame = readdress(lab.frame(Side::Client, &of(request.clone())), Side::Client, 9);
+        lab.inject(Side::Client, &frame);
+        for part in 1..4u32 {
+            let request = Seg { seq: c(1 + 1_400 * part), ..request.clone() };
+            let frame = readdress(lab.frame(Side::Client, &of(request)), Side::Client, 9);
+            lab.inject(Side::Client, &frame);
+        }
+        lab.skip();
+    }
+    assert_eq!(lab.snapshot().early_data_octets, 3 << 18, "three quarters");
+    let cookie = lab.syn();
+    assert_eq!(lab.client(lab.client_ack(cookie).data(&[1; 1_400])), Verdict::Consume);
+    assert_eq!(lab.snapshot().early_data_octets, (3 << 18) + 2_048);
+}
+
+/// A flood of connections that complete their handshake and stay silent, a table full of them in 20 seconds and half as many
+/// again, while newcomers come and others go on with what they do.
+struct Silence {
+    lab: Lab,
+    total: u32,
+    /// Connections that carry data each second.
+    in_use: Vec<(u16, Cookie, u32)>,
+}
+
+impl Silence {
+    fn new(v6: bool, total: u32, change: impl FnOnce(&mut Limits)) -> Silence {
+        let mut lab = Lab::with(|service, limits| {
+            limits.max_flows = total;
+            limits.max_flows_per_source = total / 16;
+            change(limits);
+            service.max_flows = u32::MAX;
+            service.budgets.connections_per_source = None;
+            if v6 {
+                service.prefix = Prefix::host("2001:db8:255::2".parse().unwrap());
+            }
+        });
+        lab.v6 = v6;
+        if !v6 {
+            with_another(&lab, Mode::Always);
+        }
+        let mut silence = Silence { lab, total, in_use: Vec::new() };
+        for port in 1..=20 {
+            let of = |s: Seg| s.of_net(19).of_client([200, 1]).port(port);
+            let cookie = silence.connect(2, of).expect("an empty table");
+            silence.in_use.push((port, cookie, 0));
+        }
+        silence
+    }
+
+    /// Opens a connection to 198.18.255.`last`, if there is room.
+    fn connect(&mut self, last: u8, of: impl Fn(Seg) -> Seg) -> Option<Cookie> {
+        let give = |lab: &mut Lab, side, s: Seg| {
+            let frame = lab.frame(side, &of(s));
+            lab.inject(side, &if last == 2 { frame } else { readdress(frame, side, last) })
+        };
+        let lab = &mut self.lab;
+        if give(lab, Side::Client, linux_syn()) != Verdict::Consume {
+            return None;
+        }
+        let cookie = lab.told();
+        let ack = lab.client_ack(cookie);
+        let answer = lab.server_syn_ack();
+        let is_open = give(lab, Side::Client, ack) == Verdict::Consume
+            && give(lab, Side::Server, answer) == Verdict::Consume;
+        lab.take();
+        is_open.then_some(cookie)
+    }
+
+    /// Each of those in use sends a request and is answered.
+    fn go_on(&mut self) {
+        for (port, cookie, sent) in &mut self.in_use {
+            let of = |s: Seg| s.of_net(19).of_client([200, 1]).port(*port);
+            let (ask, answer) = (c(1 + *sent), as_client(*cookie, s(1 + *sent)));
+            let request = seg(PSH, ask).ack(answer).ts(1_100, cookie.tsval).data(b"x");
+            assert_eq!(self.lab.client(of(request)), Verdict::Forward, "a connection in use");
+            let reply = seg(PSH, s(1 + *sent)).ack(c(2 + *sent)).ts(9_100, 1_100).data(b"y");
+            assert_eq!(self.lab.server(of(reply)), Verdict::Forward);
+            *sent += 1;
+        }
+        self.lab.take();
+    }
+
+    /// How many of 150 newcomers to each service are served, while connections of these clients come.
+    fn served(&mut self, attacker: impl Fn(u32) -> Seg) -> [u32; 2] {
+        let (part, a_second) = (self.total / 100, self.total / 20);
+        let tick = Duration::from_secs(1) / a_second;
+        let mut served = [0; 2];
+        for n in 0..self.total / 2 * 3 {
+            self.lab.advance(tick);
+            let from = attacker(n);
+            self.connect(2, |s| Seg {
+                client: from.client,
+                net: from.net,
+                client_port: from.client_port,
+                ..s
+            });
+            if n % a_second == 0 {
+                self.go_on();
+            }
+            if n % part == 0 {
+                for (service, last) in [2, 9].into_iter().enumerate().take(if self.lab.v6 { 1 } else { 2 }) {
+                    let number = (n / part) as u8;
+                    let newcomer = |s: Seg| s.of_net(19).of_client([number, 7]).port(40_000);
+                    served[service] += u32::from(self.connect(last, newcomer).is_some());
+                }
+            }
+        }
+        assert!(
+            self.lab.snapshot().flows[1..].iter().map(|(_, count)| count).sum::<u64>() <= self.total.into()
+        );
+        served
+    }
+}
+
+/// Where the flood comes from: a /16 of IPv4, or a /48 of IPv6.
+fn from_one_holder(n: u32) -> Seg {
+    let [_, _, high, low] = n.to_be_bytes();
+    seg(SYN, 0).of_client([low, high]).port(1_000 + (n >> 16) as u16)
+}
+
+/// As many more networks.
+fn from_everywhere(n: u32) -> Seg {
+    from_one_holder(n).of_net(18 + (n % 2) as u8)
+}
+
+/// Row 33.
+#[test]
+fn connections_of_one_holder_that_stay_silent_keep_no_newcomer_out() {
+    for v6 in [false, true] {
+        let mut silence = Silence::new(v6, 16_000, |_| {});
+        assert_eq!(silence.served(from_one_holder), if v6 { [150, 0] } else { [150, 150] });
+        let counters = silence.lab.snapshot().services[0].values.counters.clone();
+        assert_eq!(counters.reclaimed_idle, 0);
+    }
+}
+
+/// Row 33: where shares by source help nothing.
+#[test]
+fn connections_from_everywhere_that_stay_silent_keep_no_newcomer_out() {
+    for v6 in [false, true] {
+        let mut silence = Silence::new(v6, 16_000, |limits| limits.max_flows_per_source = 16_000);
+        assert_eq!(silence.served(from_everywhere), if v6 { [150, 0] } else { [150, 150] });
+        let counters = silence.lab.snapshot().services[0].values.counters.clone();
+        assert!(counters.reclaimed_silent > 1_000 && counters.reclaimed_idle == 0, "{counters:?}");
+    }
+}
+
+#[test]
+#[ignore = "a minute: cargo test --release --no-default-features --test engine -- --ignored a_million"]
+fn a_million_and_a_half_silent_connections_keep_no_newcomer_out() {
+    for v6 in [false, true] {
+        let mut silence = Silence::new(v6, 1_000_000, |_| {});
+        assert_eq!(silence.served(from_one_holder), if v6 { [150, 0] } else { [150, 150] });
+        let mut silence = Silence::new(v6, 1_000_000, |limits| limits.max_flows_per_source = 1_000_000);
+        assert_eq!(silence.served(from_everywhere), if v6 { [150, 0] } else { [150, 150] });
     }
 }

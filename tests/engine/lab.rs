@@ -42,8 +42,10 @@ pub struct Seg {
     pub options: Vec<u8>,
     pub payload: Vec<u8>,
     pub client_port: u16,
-    /// The last two octets of the client's address.
+    /// The last two octets of the client's address; over IPv6 its subnet.
     pub client: [u8; 2],
+    /// The octet before them; over IPv6 whose subnets those are.
+    pub net: u8,
 }
 
 pub fn seg(flags: u8, seq: u32) -> Seg {
@@ -56,6 +58,7 @@ pub fn seg(flags: u8, seq: u32) -> Seg {
         payload: Vec::new(),
         client_port: 40_000,
         client: [0, 1],
+        net: 18,
     }
 }
 
@@ -97,6 +100,12 @@ impl Seg {
     /// The same from, or to, the client 198.18.`client`.
     pub fn of_client(mut self, client: [u8; 2]) -> Seg {
         self.client = client;
+        self
+    }
+
+    /// The same from, or to, a client of 198.`net`.
+    pub fn of_net(mut self, net: u8) -> Seg {
+        self.net = net;
         self
     }
 
@@ -479,9 +488,15 @@ impl Lab {
         let (client, server): (IpAddr, IpAddr) = match self.v6 {
             false => {
                 let [third, fourth] = seg.client;
-                (IpAddr::from([198, 18, third, fourth]), "198.18.255.2".parse().unwrap())
+                (IpAddr::from([198, seg.net, third, fourth]), "198.18.255.2".parse().unwrap())
             }
-            true => ("2001:db8::1".parse().unwrap(), "2001:db8:255::2".parse().unwrap()),
+            true => {
+                // Without a subnet of its own: 2001:db8::1.
+                let subnet = u16::from_be_bytes(seg.client).wrapping_sub(1);
+                let site = u16::from(seg.net - 18);
+                let client = [0x2001, 0xdb8, site, subnet, 0, 0, 0, 1];
+                (IpAddr::from(client), "2001:db8:255::2".parse().unwrap())
+            }
         };
         let (macs, addresses, ports) = match side {
             Side::Client => ([2, 1], (client, server), (seg.client_port, 80)),
