@@ -198,7 +198,7 @@ impl Step<'_> {
         }
         flow.armed_for = Instant::ZERO;
         flow.is_watched = self.is_only_watched(service, &flow);
-        match self.admit_flow(saved.key, flow) {
+        match self.admit_flow_within(saved.key, flow, self.restored_caps()) {
             Ok(()) => {
                 restored.flows = restored.flows.saturating_add(1);
                 self.counters(service).flows_restored.add(1);

@@ -6,8 +6,8 @@
 //! no walk. What has outlived even its shortest time is offered for the case that a table is full before its timer comes:
 //! then the newcomer takes its place, in O(1).
 //!
-//! How full it is counts for the table, for the flow's service, and for its source: a source that fills its share, or a
-//! service that fills its own, shortens its own time.
+//! How full it is counts for the table, for the flow's service, and, unless the flow is in use, for its source: whoever fills
+//! a share shortens the time of what is in it.
 
 use core::time::Duration;
 
@@ -92,7 +92,7 @@ impl Worth {
         match self {
             Worth::Watched | Worth::Over => 0,
             Worth::Closing | Worth::Silent | Worth::GivenUp => 1,
-            Worth::HalfClosed | Worth::Used => 2,
+            Worth::HalfClosed | Worth::Used => LAST_CLASS,
         }
     }
 
@@ -138,11 +138,14 @@ impl Flow {
 impl Shared {
     /// How full it is where the flow is: the table, its service's share, or its source's.
     pub(super) fn fill(&self, policy: &Policy, key: &FlowKey, flow: &Flow) -> Fill {
-        let limits = &policy.limits;
+        let fill = self.table_fill(policy, flow.service);
+        // Its neighbours may be a crowd behind one proxy: what is in use does not end for them.
+        if Worth::of(flow).class() == LAST_CLASS {
+            return fill;
+        }
         let source = self.flows.held_by_source(key, flow.share());
-        let caps = widened(limits.max_flows_per_source as usize);
-        let of_source = source.into_iter().zip(caps).map(|(held, cap)| Fill::of(held, cap)).max();
-        self.table_fill(policy, flow.service).max(of_source.unwrap_or(Fill::NONE))
+        let caps = widened(policy.limits.max_flows_per_source as usize);
+        source.into_iter().zip(caps).map(|(held, cap)| Fill::of(held, cap)).fold(fill, Fill::max)
     }
 
     /// How full the table, or the service's share of it, is: with what is half-open and may become a flow.
@@ -236,6 +239,9 @@ impl Step<'_> {
         }
     }
 }
+
+/// The class of what has carried data and may again.
+const LAST_CLASS: usize = 2;
 
 /// Below it nothing but what is silent goes before its time.
 pub(super) const HALF: Fill = Fill(500);

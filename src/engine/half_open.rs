@@ -41,6 +41,11 @@ impl HalfOpen {
         }
     }
 
+    /// Whether its server has let a timeout pass.
+    pub(super) fn is_unanswered(&self) -> bool {
+        matches!(&self.phase, Phase::Backend(backend) if backend.is_unanswered())
+    }
+
     /// Whether it waits for the server.
     pub(super) fn is_backend(&self) -> bool {
         matches!(self.phase, Phase::Backend(_))

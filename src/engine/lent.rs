@@ -12,7 +12,7 @@ use super::flow::{End, Flow, FlowState, Storm};
 use super::resume::Resuming;
 use super::translate::{Rescale, ServerClock, Translation};
 use super::{Engine, Outbox, Shared, Step};
-use crate::table::capped::Refused;
+use crate::table::capped::{Caps, Refused};
 use crate::table::flow_key::FlowKey;
 use crate::time::Instant;
 use crate::wire::ethernet::LinkHeader;
@@ -177,6 +177,11 @@ impl Step<'_> {
     /// [`Refused`], and nothing is changed.
     pub(super) fn admit_flow(&self, key: FlowKey, flow: Flow) -> Result<(), Refused> {
         let caps = self.flow_caps(&flow);
+        self.admit_flow_within(key, flow, caps)
+    }
+
+    /// The same within these caps.
+    pub(super) fn admit_flow_within(&self, key: FlowKey, flow: Flow, caps: Caps) -> Result<(), Refused> {
         self.shared.flows.admit(key, flow, caps)?;
         if self.fast.is_some_and(|fast| !self.shared.make_known(&key, fast, self.now)) {
             self.shared.flows.remove_if(&key, |_| true);
@@ -216,8 +221,7 @@ impl Step<'_> {
             restored.expired = restored.expired.saturating_add(1);
             return false;
         }
-        let caps = self.flow_caps(&flow);
-        if self.shared.flows.admit(*key, flow, caps).is_err() {
+        if self.shared.flows.admit(*key, flow, self.restored_caps()).is_err() {
             restored.lost = restored.lost.saturating_add(1);
             return false;
         }

@@ -32,8 +32,8 @@ impl Shared {
     pub(super) fn half_open_fill(&self, policy: &Policy, key: &FlowKey, entry: &HalfOpen) -> Fill {
         let source = self.half_open.held_by_source(key, entry.share());
         let caps = widened(policy.limits.max_half_open_per_source as usize);
-        let of_source = source.into_iter().zip(caps).map(|(held, cap)| Fill::of(held, cap)).max();
-        self.half_open_table_fill(policy, entry.service).max(of_source.unwrap_or(Fill::NONE))
+        let fill = self.half_open_table_fill(policy, entry.service);
+        source.into_iter().zip(caps).map(|(held, cap)| Fill::of(held, cap)).fold(fill, Fill::max)
     }
 
     fn half_open_table_fill(&self, policy: &Policy, id: ServiceId) -> Fill {

@@ -322,6 +322,12 @@ impl Step<'_> {
         }
     }
 
+    /// How many flows of an earlier run there may be: what is open goes on, however the shares have changed.
+    pub(super) fn restored_caps(&self) -> Caps {
+        let [kind, owner, group, share] = [usize::MAX; 4];
+        Caps { all: self.policy.limits.max_flows as usize, kind, owner, group, share }
+    }
+
     fn send_syn(&mut self, key: &FlowKey, handshake: &Handshake) {
         let version = if key.server().is_ipv4() { Version::V4 } else { Version::V6 };
         let spec = handshake.syn(key, mss_of_mtu(self.policy.mtu, version));

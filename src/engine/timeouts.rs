@@ -101,29 +101,7 @@ impl Step<'_> {
             if entry.armed_for != due.armed_for {
                 return Expiry::Nothing;
             }
-            let fill = shared.half_open_fill(policy, &due.key, entry);
-            let is_out_of_patience = patience::is_over(fill, now.since(entry.admitted));
-            let expiry = match &mut entry.phase {
-                Phase::Backend(backend) if is_out_of_patience => {
-                    Expiry::Backend(entry.service, Timeout::GiveUp(backend.handshake))
-                }
-                _ if now < entry.deadline => Expiry::Nothing,
-                Phase::Direct(direct) => {
-                    let timeout = slot_timeout(policy, shared, entry.service);
-                    let overdue = direct.time_out(now, entry.admitted, timeout);
-                    entry.deadline = overdue.next_look(entry.admitted);
-                    Expiry::Direct(entry.service, overdue)
-                }
-                Phase::Backend(backend) => {
-                    let (timeout, next) = backend.time_out();
-                    if fill.is_high() {
-                        shared.offer_half_open(due.key, entry.service);
-                    }
-                    entry.deadline = now.after(next);
-                    Expiry::Backend(entry.service, timeout)
-                }
-                Phase::Outgoing(_) => Expiry::Direct(entry.service, Overdue::Forget),
-            };
+            let expiry = expire(policy, shared, &due.key, entry, now);
             if !matches!(expiry, Expiry::Direct(_, Overdue::Forget)) {
                 let is_watched = entry.is_watched;
                 let next = entry.next_look(now);
@@ -187,6 +165,34 @@ impl Step<'_> {
             }
         });
     }
+}
+
+/// What is to be done about a half-open entry whose timer has come up.
+fn expire(policy: &Policy, shared: &Shared, key: &FlowKey, entry: &mut HalfOpen, now: Instant) -> Expiry {
+    let fill = shared.half_open_fill(policy, key, entry);
+    let is_out_of_patience = patience::is_over(fill, now.since(entry.admitted));
+    let expiry = match &mut entry.phase {
+        Phase::Backend(backend) if is_out_of_patience => {
+            Expiry::Backend(entry.service, Timeout::GiveUp(backend.handshake))
+        }
+        _ if now < entry.deadline => Expiry::Nothing,
+        Phase::Direct(direct) => {
+            let timeout = slot_timeout(policy, shared, entry.service);
+            let overdue = direct.time_out(now, entry.admitted, timeout);
+            entry.deadline = overdue.next_look(entry.admitted);
+            Expiry::Direct(entry.service, overdue)
+        }
+        Phase::Backend(backend) => {
+            let (timeout, next) = backend.time_out();
+            entry.deadline = now.after(next);
+            Expiry::Backend(entry.service, timeout)
+        }
+        Phase::Outgoing(_) => Expiry::Direct(entry.service, Overdue::Forget),
+    };
+    if fill.is_high() && entry.is_unanswered() {
+        shared.offer_half_open(*key, entry.service);
+    }
+    expiry
 }
 
 /// After how long the server is told to forget a half-open connection of the service, if it is to be told.

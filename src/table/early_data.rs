@@ -184,11 +184,11 @@ mod tests {
 
     #[test]
     fn buffers_are_kept_for_a_burst_and_no_more() {
-        let pool = Arc::new(EarlyDataPool::new());
+        let pool = Arc::new(EarlyDataPool::new(1));
         let idle = || pool.idle[0].lock().unwrap().len();
         for (entries, kept) in [(1, 1), (MAX_IDLE, MAX_IDLE), (MAX_IDLE + 2, MAX_IDLE)] {
-            let mut all: Vec<EarlyData> = (0..entries).map(|_| EarlyData::new(pool.clone())).collect();
-            assert!(all.iter_mut().all(|data| data.append(&[1], 9, 1 << 30)));
+            let mut all: Vec<EarlyData> = (0..entries).map(|_| EarlyData::new(pool.clone(), 0)).collect();
+            assert!(all.iter_mut().all(|data| data.append(&[1], room(9, 1 << 30))));
             drop(all);
             assert_eq!((idle(), pool.used()), (kept, 0));
         }

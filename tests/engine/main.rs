@@ -36,6 +36,7 @@ mod restart;
 mod resumed;
 mod script;
 mod sightings;
+mod silence;
 mod syn_sent;
 mod translation;
 mod workers;
