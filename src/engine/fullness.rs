@@ -26,7 +26,6 @@ use crate::time::Instant;
 pub(super) struct Fill(u32);
 
 impl Fill {
-    pub(super) const NONE: Fill = Fill(0);
     pub(super) const FULL: Fill = Fill(1_000);
 
     /// The fill of what has room for `cap`.
@@ -282,7 +281,7 @@ mod tests {
     #[test]
     fn what_has_no_room_is_full() {
         assert_eq!([Fill::of(0, 0), Fill::of(3, 2), Fill::of(1, 1)], [Fill::FULL; 3]);
-        assert_eq!((Fill::of(0, 9), Fill::of(1, 4)), (Fill::NONE, QUARTER));
-        assert_eq!((Fill::NONE.look_interval(), Fill::FULL.look_interval()), (LONGEST_LOOK, SHORTEST_LOOK));
+        assert_eq!((Fill::of(0, 9), Fill::of(1, 4)), (Fill(0), QUARTER));
+        assert_eq!((Fill(0).look_interval(), Fill::FULL.look_interval()), (LONGEST_LOOK, SHORTEST_LOOK));
     }
 }
