@@ -274,3 +274,24 @@ fn every_syn_ack_of_a_known_prefix_is_repeated_in_its_turn() {
     lab.advance(Duration::from_secs(1));
     lab.expect_counters(&[("synack_repeated", 3), ("outside.originated", 3)]);
 }
+
+/// An IPv6 packet that is longer than its frame may hide a segment to the server; what is no IPv6 is none of our business.
+#[test]
+fn cut_ipv6_packets_to_a_protected_address_are_dropped_and_to_others_cross() {
+    let mut lab = Lab::v6();
+    let whole = lab.frame(Side::Client, &linux_syn());
+    assert_eq!(lab.inject(Side::Client, &whole[..60]), Verdict::Drop(DropReason::Malformed));
+    assert_eq!(lab.inject(Side::Client, &whole[..54]), Verdict::Drop(DropReason::Malformed));
+    lab.expect_counters(&[("drop.none.malformed", 2)]);
+    lab.expect_nothing();
+    let change = |at: usize, octet: u8| {
+        let mut frame = whole[..60].to_vec();
+        frame[at] = octet;
+        frame
+    };
+    for crosses in [whole[..53].to_vec(), change(14, 0x50), change(14, 0x70), change(53, 3)] {
+        assert_eq!(lab.inject(Side::Client, &crosses), Verdict::Forward);
+        assert_eq!(lab.take(), [(Side::Server, crosses)]);
+    }
+    lab.expect_counters(&[]);
+}
