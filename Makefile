@@ -5,6 +5,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 LAB := deploy/lab/lab
 MUTANTS := 27.1.0
+MUTANTS_FILES ?= src/cookie/**/*.rs src/engine/**/*.rs src/table/**/*.rs src/wire/**/*.rs
 SCRIPTS := .ci/run deploy/grafana/check-types deploy/hooks/webhook deploy/lab/lab deploy/lab/demo deploy/lab/deps \
 	fuzz/run fuzz/grow tests/netns/both-planes
 
@@ -52,10 +53,11 @@ sim: ## smoltcp and other TCPs around the engine, on a virtual clock: docs/simul
 fuzz: ## every fuzz target for FUZZ_SECONDS (60), two at a time: docs/fuzzing.md
 	fuzz/run
 
-mutants: ## mutation testing of the core, a minute a mutant; MUTANTS_ARGS="--shard 1/8" or "--file src/wire/icmp.rs": docs/mutation.md
+mutants: ## mutation testing of the core, a minute a mutant; MUTANTS_ARGS="--shard 1/8", MUTANTS_FILES=src/wire/icmp.rs: docs/mutation.md
 	@cargo mutants --version 2>/dev/null | grep -qx 'cargo-mutants $(MUTANTS)' || \
 		cargo install cargo-mutants --version $(MUTANTS) --locked
-	CARGO_PROFILE_DEV_DEBUG=0 nice -n 15 cargo mutants --jobs 1 --gitignore true --output target $(MUTANTS_ARGS)
+	CARGO_PROFILE_DEV_DEBUG=0 nice -n 15 cargo mutants --jobs 1 --gitignore true --output target \
+		$(foreach files,$(MUTANTS_FILES),--file '$(files)') $(MUTANTS_ARGS)
 
 xdp: deps ## the XDP program against the engine: vectors, random frames, its size; XDP_SEED=, XDP_FRAMES= for other ones
 	cargo test --release --test xdp -- --test-threads=1
