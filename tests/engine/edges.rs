@@ -295,3 +295,14 @@ fn cut_ipv6_packets_to_a_protected_address_are_dropped_and_to_others_cross() {
     }
     lab.expect_counters(&[]);
 }
+
+/// ECN is offered by ECE and CWR together (RFC 3168 §6.1.1).
+#[test]
+fn one_of_the_two_flags_offers_no_ecn() {
+    for (flags, answer) in [(ECE, "S."), (CWR, "S."), (ECE | CWR, "SE.")] {
+        let mut lab = Lab::with(|service, _| service.server.ecn = true);
+        lab.client(Seg { flags: SYN | flags, ..linux_syn() });
+        let shown = synwall::wire::pretty::Pretty(&lab.take()[0].1).to_string();
+        assert!(shown.starts_with(&format!("{answer} ")), "{flags:#x}: {shown}");
+    }
+}

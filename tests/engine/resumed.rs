@@ -44,25 +44,28 @@ fn server_data(at: u32) -> Seg {
     seg(PSH, s(at)).ack(c(at)).ts(9100, 1001).data(b"x")
 }
 
+/// Three gigabytes on, what was noted before the crash seems to lie ahead.
 #[test]
 fn the_servers_first_segment_tells_where_both_ends_are() {
-    let (mut lab, _) = resuming();
-    let before = ends(&lab);
-    assert_eq!(lab.server(server_data(1 + SINCE)), Verdict::Forward);
-    let client = SavedEnd {
-        next: c(1 + SINCE),
-        acked: s(1 + SINCE),
-        edge: s(2 + SINCE).wrapping_add(before.0.max_window),
-        ..before.0
-    };
-    let server = SavedEnd {
-        next: s(2 + SINCE),
-        acked: c(1 + SINCE),
-        edge: c(1 + SINCE).wrapping_add(WINDOW),
-        ..before.1
-    };
-    assert_eq!((before.0.max_window, before.1.max_window), (WINDOW, 65_160.max(WINDOW)));
-    assert_eq!(ends(&lab), (client, server));
+    for since in [SINCE, 3 * SINCE] {
+        let (mut lab, _) = resuming();
+        let before = ends(&lab);
+        assert_eq!(lab.server(server_data(1 + since)), Verdict::Forward);
+        let client = SavedEnd {
+            next: c(1 + since),
+            acked: s(1 + since),
+            edge: s(2 + since).wrapping_add(before.0.max_window),
+            ..before.0
+        };
+        let server = SavedEnd {
+            next: s(2 + since),
+            acked: c(1 + since),
+            edge: c(1 + since).wrapping_add(WINDOW),
+            ..before.1
+        };
+        assert_eq!((before.0.max_window, before.1.max_window), (WINDOW, 65_160.max(WINDOW)));
+        assert_eq!(ends(&lab), (client, server));
+    }
 }
 
 /// The RSTs that would have been obeyed before the crash are of no use to anyone any more.

@@ -53,6 +53,20 @@ fn of_syns_a_sample_is_shown_with_its_weight_and_every_completed_handshake() {
     assert!(shown.iter().all(|sighting| sighting.weight_log2 == 16));
 }
 
+/// Sources that take turns do not fall into step with the sample.
+#[test]
+fn of_sources_that_take_turns_each_is_shown() {
+    let mut lab = Lab::new();
+    lab.shared.set_sampling(4);
+    for number in 0..1_600 {
+        lab.client(linux_syn().of_client([1, (number % 16) as u8]));
+        lab.take();
+    }
+    let sources: std::collections::HashSet<_> =
+        sightings(&lab).iter().map(|sighting| sighting.source).collect();
+    assert!(sources.len() >= 12, "{} of 16", sources.len());
+}
+
 #[test]
 fn what_a_fast_path_has_sighted_is_shown_and_what_is_too_much_is_lost() {
     let lab = Lab::new();
