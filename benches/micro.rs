@@ -32,7 +32,7 @@ fn cookie(c: &mut Criterion) {
     let mut group = c.benchmark_group("cookie");
     let ring = KeyRing::at(&MasterKey::from_bytes([0x5c; 32]), 55_000_000);
     let offer = Offer { mss: 1460, wscale: Some(7), sack: true, timestamps: true, ecn: false };
-    let (iss, now) = (SeqNumber(4_294_957_295), 1_760_000_000);
+    let (iss, now) = (SeqNumber(4_294_957_295), Duration::from_secs(1_760_000_000));
     for (family, tuple) in
         [("ipv4", tuple([192, 0, 2, 1], [198, 51, 100, 2])), ("ipv6", tuple([0x20; 16], [0xfd; 16]))]
     {

@@ -6,7 +6,7 @@
 //!
 //! Without timestamps each of the 256 flags octets (both live epochs are among them, by parity) has exactly one MAC24,
 //! so exactly 256 numbers may pass. With timestamps and the TSecr of one minted cookie, only those of the 256 whose
-//! MAC20 also fits that TSecr. What has to pass is computed here from the formulas in `docs/cookie.md`, without the
+//! MAC8 also fits that TSecr. What has to pass is computed here from the formulas in `docs/cookie.md`, without the
 //! library's code.
 
 // An example may stop when its assumptions fail.
@@ -17,6 +17,7 @@ use std::net::Ipv4Addr;
 use std::num::NonZero;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use siphasher::sip::SipHasher24;
 
@@ -34,7 +35,7 @@ fn main() {
     assert_eq!(passing, expected(None));
     assert_eq!(passing.len(), 256);
 
-    let minted = mint(&ring, &tuple(), SeqNumber(CLIENT_ISS), &OFFER, 1_760_000_000);
+    let minted = mint(&ring, &tuple(), SeqNumber(CLIENT_ISS), &OFFER, Duration::from_secs(1_760_000_000));
     let passing = sweep("with timestamps   ", &ring, Some(minted.tsval));
     assert_eq!(passing, expected(Some(minted.tsval)));
     assert!(passing.contains(&minted.isn.0));
@@ -76,8 +77,9 @@ fn expected(tsecr: Option<u32>) -> BTreeSet<u32> {
         let epoch = live.into_iter().find(|epoch| epoch & 1 == u64::from(flags >> 7))?;
         let h = hash(epoch, flags, tsecr);
         let mac24 = u32::try_from(h >> 40).unwrap();
-        let mac20 = u32::try_from(h & 0xf_ffff).unwrap();
-        let fits = tsecr.is_none_or(|tsecr| tsecr & 0xf_ffff == mac20 ^ (tsecr >> 21));
+        let mac8 = u32::try_from(h & 0xff).unwrap();
+        let fold = |clock: u32| (clock ^ clock >> 8 ^ clock >> 16) & 0xff;
+        let fits = tsecr.is_none_or(|tsecr| tsecr & 0xff == mac8 ^ fold(tsecr >> 13));
         fits.then_some((mac24 << 8) | (u32::from(flags) ^ (mac24 >> 16)))
     };
     (0..=u8::MAX).filter_map(isn_of).collect()
@@ -86,12 +88,14 @@ fn expected(tsecr: Option<u32>) -> BTreeSet<u32> {
 fn hash(epoch: u64, flags: u8, tsecr: Option<u32>) -> u64 {
     let key =
         blake3::derive_key("synwall cookie epoch key v1", &[&MASTER[..], &epoch.to_le_bytes()].concat());
-    let extra = tsecr.map_or(0x10, |tsecr| if tsecr & (1 << 20) != 0 { 0x13 } else { 0x11 });
+    let (extra, scale) = tsecr.map_or((0x20, 0), |tsecr| {
+        (if tsecr & (1 << 12) != 0 { 0x23 } else { 0x21 }, u8::try_from(tsecr >> 8 & 15).unwrap())
+    });
     let mut message = vec![192, 0, 2, 1, 198, 51, 100, 2];
     message.extend(40_000_u16.to_be_bytes());
     message.extend(443_u16.to_be_bytes());
     message.extend(CLIENT_ISS.to_be_bytes());
-    message.extend([flags, extra]);
+    message.extend([flags, extra, scale]);
     SipHasher24::new_with_key(key[..16].try_into().unwrap()).hash(&message)
 }
 

@@ -11,19 +11,21 @@
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::unwrap_used)]
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use siphasher::sip::SipHasher24;
 
+use synwall::cookie::layout::MSS_FINE;
 use synwall::cookie::{KeyRing, MasterKey, Minted, Offer, Redeemed, Tuple, check, mint};
 use synwall::wire::seq::SeqNumber;
 
 fn main() {
     print!("{HEADER}");
-    let cases: Vec<Case> = (0..96).map(Case::numbered).collect();
+    let cases: Vec<Case> = (0..192).map(Case::numbered).collect();
     for case in &cases {
         print_mint(case);
     }
-    for case in cases.iter().step_by(5) {
+    for case in cases.iter().step_by(11) {
         for attempt in attempts(case) {
             print_check(&attempt);
         }
@@ -38,7 +40,7 @@ struct Case {
     tuple: Tuple,
     client_iss: u32,
     offer: Offer,
-    unix_seconds: u64,
+    unix: Duration,
     minted: Minted,
 }
 
@@ -49,30 +51,28 @@ impl Case {
         let is_ipv6 = number % 2 == 1;
         let step = number / 2;
         let offer = Offer {
-            mss: mss_offer(is_ipv6, step),
-            wscale: [
-                None,
-                Some(0),
-                Some(1),
-                Some(2),
-                Some(3),
-                Some(5),
-                Some(6),
-                Some(7),
-                Some(8),
-                Some(9),
-                Some(10),
-                Some(14),
-                Some(15),
-                Some(255),
-            ][usize::from(step) % 14],
+            mss: if step < PLAIN { mss_offer(is_ipv6, step) } else { fine_mss_offer(step - PLAIN) },
+            wscale: match step % 18 {
+                0 => None,
+                17 => Some(255),
+                shift => u8::try_from(shift).ok().map(|shift| shift - 1),
+            },
             sack: !step.is_multiple_of(3),
-            timestamps: step % 4 != 1,
+            timestamps: step >= PLAIN,
             ecn: step % 4 == 3,
         };
         let epoch = [0, 1, 55_000_000, 55_000_001, 0x0102_0304_0506_0708][usize::from(step) % 5];
-        let unix_seconds =
-            [0, 2047, 2048, 1_760_000_000, 1_760_001_024, 4_294_967_296][usize::from(step) % 6];
+        let lap = 1 << 41;
+        let unix = Duration::from_nanos(
+            [
+                0,
+                lap - 1,
+                lap,
+                1_760_000_000_123_456_789,
+                1_760_001_024_000_000_000,
+                4_294_967_296_000_000_000,
+            ][usize::from(step) % 6],
+        );
         let client_iss = [0, u32::MAX, 4_294_957_295, numbers.word()][usize::from(step) % 4];
         let master: [u8; 32] = std::array::from_fn(|_| numbers.octet());
         let tuple = Tuple {
@@ -82,9 +82,9 @@ impl Case {
             destination_port: [80, 443, 65_535, numbers.port()][usize::from(step) % 4],
         };
         let ring = KeyRing::at(&MasterKey::from_bytes(master), epoch);
-        let minted = mint(&ring, &tuple, SeqNumber(client_iss), &offer, unix_seconds);
+        let minted = mint(&ring, &tuple, SeqNumber(client_iss), &offer, unix);
         let name = format!("{}-{step:02}", if is_ipv6 { "ipv6" } else { "ipv4" });
-        Case { name, master, epoch, tuple, client_iss, offer, unix_seconds, minted }
+        Case { name, master, epoch, tuple, client_iss, offer, unix, minted }
     }
 
     fn key(&self) -> [u8; 16] {
@@ -101,7 +101,11 @@ impl Case {
 
     fn extra(&self) -> u8 {
         let has_ecn = self.offer.timestamps && self.offer.ecn;
-        0x10 | u8::from(has_ecn) << 1 | u8::from(self.offer.timestamps)
+        0x20 | u8::from(has_ecn) << 1 | u8::from(self.offer.timestamps)
+    }
+
+    fn scale(&self) -> u8 {
+        self.offer.wscale.filter(|_| self.offer.timestamps).map_or(0, |wscale| wscale.min(14) + 1)
     }
 
     fn message(&self) -> Vec<u8> {
@@ -115,7 +119,7 @@ impl Case {
         message.extend(self.tuple.source_port.to_be_bytes());
         message.extend(self.tuple.destination_port.to_be_bytes());
         message.extend(self.client_iss.to_be_bytes());
-        message.extend([self.flags(), self.extra()]);
+        message.extend([self.flags(), self.extra(), self.scale()]);
         message
     }
 }
@@ -129,11 +133,12 @@ fn print_mint(case: &Case) {
     println!("key = \"{}\"", hex(&case.key()));
     print_tuple(&case.tuple, case.client_iss);
     print_offer(&case.offer);
-    println!("unix_seconds = {}", case.unix_seconds);
+    println!("unix_nanos = {}", case.unix.as_nanos());
     println!("message = \"{}\"", hex(&message));
     println!("h = \"{:016x}\"", SipHasher24::new_with_key(&case.key()).hash(&message));
     println!("flags = {:#04x}", case.flags());
     println!("extra = {:#04x}", case.extra());
+    println!("scale = {:#04x}", case.scale());
     println!("isn = {}", case.minted.isn);
     println!("tsval = {}", case.minted.tsval);
 }
@@ -185,13 +190,13 @@ fn attempts(case: &Case) -> Vec<Attempt<'_>> {
     if case.offer.timestamps {
         let tsval = case.minted.tsval;
         all.push(Attempt { tsecr: None, ..forged("timestamps option dropped") });
-        for (what, bits) in [("MAC", 1), ("ECN", 1 << 20), ("clock", 1 << 21), ("topmost clock", 1 << 31)] {
+        for (what, bits) in FLIPPED {
             all.push(Attempt {
                 tsecr: Some(tsval ^ bits),
                 ..forged(&format!("{what} bit of tsecr changed"))
             });
         }
-        let moved = tsval ^ (1 << 21) ^ 1;
+        let moved = tsval ^ (1 << 13) ^ 1;
         all.push(Attempt {
             tsecr: Some(moved),
             ..genuine("clock moved with its MAC bit: harmless", case.epoch, true)
@@ -243,15 +248,27 @@ fn print_offer(offer: &Offer) {
 }
 
 fn mss_offer(is_ipv6: bool, step: u16) -> u16 {
-    const IPV4: [u16; 8] = [64, 536, 1220, 1360, 1400, 1452, 1460, 8960];
-    const IPV6: [u16; 8] = [64, 1220, 1280, 1360, 1420, 1432, 1440, 8940];
+    const IPV4: [u16; 8] = [48, 536, 960, 1220, 1360, 1440, 1460, 8960];
+    const IPV6: [u16; 8] = [48, 536, 1220, 1280, 1360, 1420, 1440, 8940];
     let entry = if is_ipv6 { IPV6 } else { IPV4 }[usize::from(step % 8)];
     match step / 8 % 3 {
         0 => entry,
         1 => entry.saturating_add(1),
-        _ => entry.saturating_sub(1).max(64),
+        _ => entry.saturating_sub(1),
     }
 }
+
+/// The least and the most of what an entry of the table with timestamps stands for, by turns.
+fn fine_mss_offer(step: u16) -> u16 {
+    let next = MSS_FINE.get(usize::from(step) + 1);
+    if step.is_multiple_of(2) { MSS_FINE[usize::from(step)] } else { next.map_or(u16::MAX, |next| next - 1) }
+}
+
+/// So many steps are without timestamps.
+const PLAIN: u16 = 32;
+
+const FLIPPED: [(&str, u32); 5] =
+    [("MAC", 1), ("scale", 1 << 8), ("ECN", 1 << 12), ("clock", 1 << 13), ("topmost clock", 1 << 31)];
 
 fn hex(octets: &[u8]) -> String {
     octets.iter().map(|octet| format!("{octet:02x}")).collect()
@@ -290,7 +307,7 @@ impl Numbers {
 }
 
 const HEADER: &str = "\
-# Cookie vectors, version 1: what any implementation of docs/cookie.md must reproduce. Generated by
+# Cookie vectors, version 2: what any implementation of docs/cookie.md must reproduce. Generated by
 #   cargo run --no-default-features --example cookie_vectors > tests/vectors/cookie.toml
 # and checked by tests/cookie_vectors.rs and, without any Rust, by tests/vectors/check_cookie_vectors.py.
 #
@@ -309,14 +326,17 @@ const HEADER: &str = "\
 #   mss, wscale, sack, timestamps, ecn
 #                     the offer to be carried; no `wscale` means no window scale option,
 #                     which is not the same as `wscale = 0`
-#   unix_seconds      the time, of which the TSval carries 11 bits
-#   message           what is hashed: source || destination || ports || client_iss || flags || extra, network byte order
+#   unix_nanos        the time, nanoseconds since 1970: the TSval carries 19 bits of its units of 2^22 ns
+#   message           what is hashed: source || destination || ports || client_iss || flags || extra || scale,
+#                     network byte order
 #   h                 SipHash-2-4(key, message) as a 64-bit number, most significant digit first
-#   flags             parity << 7 | sack << 6 | wscale index << 3 | MSS index
-#   extra             version 1 << 4 | ecn << 1 | timestamps; ecn counts only with timestamps
+#   flags             parity << 7 | sack << 6 | wscale index << 3 | MSS index; with timestamps
+#                     parity << 7 | sack << 6 | MSS index of 64
+#   extra             version 2 << 4 | ecn << 1 | timestamps; ecn counts only with timestamps
+#   scale             with timestamps: 0 for no window scale, else one more than it, at most 15; without them 0
 #   isn               (h >> 40) << 8 | (flags ^ h >> 56)
-#   tsval             clock << 21 | ecn << 20 | ((h & 0xfffff) ^ clock) with clock = unix_seconds & 0x7ff;
-#                     0 and not to be sent without timestamps
+#   tsval             clock << 13 | ecn << 12 | scale << 8 | ((h ^ clock ^ clock >> 8 ^ clock >> 16) & 0xff)
+#                     with clock = unix_nanos >> 22 & 0x7ffff; 0 and not to be sent without timestamps
 #
 # [[check]]: an ACK and what becomes of it.
 #   name, what        the [[mint]] it comes from, and what was done to it

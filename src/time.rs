@@ -51,9 +51,9 @@ pub struct WallClock {
 }
 
 impl WallClock {
-    /// Whole seconds since the Unix epoch at `now`.
-    pub fn unix_seconds(&self, now: Instant) -> u64 {
-        self.unix.saturating_add(now.since(self.at)).as_secs()
+    /// The time since the Unix epoch at `now`. An instant before the reading counts as the reading.
+    pub fn unix_at(&self, now: Instant) -> Duration {
+        self.unix.saturating_add(now.since(self.at))
     }
 }
 
@@ -79,14 +79,9 @@ mod tests {
     }
 
     #[test]
-    fn wall_clock_counts_whole_seconds() {
+    fn wall_clock_goes_on_from_its_reading() {
         let clock = WallClock { at: Instant::from_nanos(500_000_000), unix: Duration::from_millis(10_700) };
-        assert_eq!(clock.unix_seconds(Instant::from_nanos(799_999_999)), 10);
-        assert_eq!(clock.unix_seconds(Instant::from_nanos(800_000_000)), 11);
-        assert_eq!(
-            clock.unix_seconds(Instant::ZERO),
-            10,
-            "an instant before the reading counts as the reading"
-        );
+        assert_eq!(clock.unix_at(Instant::from_nanos(800_000_000)), Duration::from_secs(11));
+        assert_eq!(clock.unix_at(Instant::ZERO), Duration::from_millis(10_700));
     }
 }

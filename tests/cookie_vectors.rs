@@ -7,6 +7,7 @@
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use serde::Deserialize;
 use siphasher::sip::SipHasher24;
@@ -38,11 +39,12 @@ struct Mint {
     sack: bool,
     timestamps: bool,
     ecn: bool,
-    unix_seconds: u64,
+    unix_nanos: u64,
     message: String,
     h: String,
     flags: u8,
     extra: u8,
+    scale: u8,
     isn: u32,
     tsval: u32,
 }
@@ -92,9 +94,14 @@ impl Mint {
 
     fn expected_flags(&self) -> u8 {
         let mss_table = match self.source {
-            IpAddr::V4(_) => [64, 536, 1220, 1360, 1400, 1452, 1460, 8960],
-            IpAddr::V6(_) => [64, 1220, 1280, 1360, 1420, 1432, 1440, 8940],
+            IpAddr::V4(_) => [48, 536, 960, 1220, 1360, 1440, 1460, 8960],
+            IpAddr::V6(_) => [48, 536, 1220, 1280, 1360, 1420, 1440, 8940],
         };
+        let parity = u8::try_from(self.epoch % 2).unwrap();
+        let first = parity << 7 | u8::from(self.sack) << 6;
+        if self.timestamps {
+            return first | self.expected_fine_index();
+        }
         let mss = (1..8).rev().find(|&index| mss_table[index] <= self.mss).unwrap_or(0);
         let wscale = match self.wscale {
             None => 0,
@@ -106,8 +113,25 @@ impl Mint {
             Some(8 | 9) => 6,
             Some(10..) => 7,
         };
-        let parity = u8::try_from(self.epoch % 2).unwrap();
-        parity << 7 | u8::from(self.sack) << 6 | wscale << 3 | u8::try_from(mss).unwrap()
+        first | wscale << 3 | u8::try_from(mss).unwrap()
+    }
+
+    /// The place of the MSS in the table with timestamps, by division.
+    fn expected_fine_index(&self) -> u8 {
+        let index = match self.mss {
+            ..68 => 0,
+            68..1220 => 1 + (self.mss - 68) / 36,
+            1220..1460 => {
+                33 + (self.mss - 1220) / 20 + u16::from(self.mss >= 1432) + u16::from(self.mss >= 1452)
+            }
+            1460..8960 => 47 + (self.mss - 1460) / 500 + u16::from(self.mss >= 8940),
+            8960.. => 63,
+        };
+        u8::try_from(index).unwrap()
+    }
+
+    fn expected_scale(&self) -> u8 {
+        self.wscale.filter(|_| self.timestamps).map_or(0, |wscale| wscale.min(14) + 1)
     }
 }
 
@@ -140,7 +164,8 @@ fn minting_reproduces_every_vector() {
     for vector in vectors().mint {
         let ring = KeyRing::at(&master(&vector.master), vector.epoch);
         let iss = SeqNumber(vector.client_iss);
-        let minted = mint(&ring, &vector.tuple(), iss, &vector.offer(), vector.unix_seconds);
+        let minted =
+            mint(&ring, &vector.tuple(), iss, &vector.offer(), Duration::from_nanos(vector.unix_nanos));
         let expected = Minted { isn: SeqNumber(vector.isn), tsval: vector.tsval };
         assert_eq!(minted, expected, "{}", vector.name);
     }
@@ -165,7 +190,8 @@ fn intermediate_values_follow_from_the_formulas() {
 
         let ecn = vector.ecn && vector.timestamps;
         assert_eq!(vector.flags, vector.expected_flags(), "{}", vector.name);
-        assert_eq!(vector.extra, 0x10 | u8::from(ecn) << 1 | u8::from(vector.timestamps), "{}", vector.name);
+        assert_eq!(vector.extra, 0x20 | u8::from(ecn) << 1 | u8::from(vector.timestamps), "{}", vector.name);
+        assert_eq!(vector.scale, vector.expected_scale(), "{}", vector.name);
         assert_eq!(octets(&vector.message), message(&vector), "{}", vector.name);
 
         let h = u64::from_str_radix(&vector.h, 16).unwrap();
@@ -177,8 +203,10 @@ fn intermediate_values_follow_from_the_formulas() {
         );
 
         let isn = (h >> 40) << 8 | (u64::from(vector.flags) ^ h >> 56);
-        let clock = vector.unix_seconds & 0x7ff;
-        let tsval = clock << 21 | u64::from(ecn) << 20 | ((h & 0xf_ffff) ^ clock);
+        let clock = vector.unix_nanos >> 22 & 0x7_ffff;
+        let folded = clock & 0xff ^ clock >> 8 & 0xff ^ clock >> 16;
+        let fields = u64::from(ecn) << 12 | u64::from(vector.scale) << 8;
+        let tsval = clock << 13 | fields | (h & 0xff ^ folded);
         assert_eq!(u64::from(vector.isn), isn, "{}", vector.name);
         assert_eq!(u64::from(vector.tsval), if vector.timestamps { tsval } else { 0 }, "{}", vector.name);
     }
@@ -188,15 +216,24 @@ fn intermediate_values_follow_from_the_formulas() {
 fn vectors_cover_both_families_and_every_index() {
     let Vectors { mint, check } = vectors();
     for is_ipv6 in [false, true] {
-        let flags = || {
-            mint.iter().filter(move |vector| vector.source.is_ipv6() == is_ipv6).map(|vector| vector.flags)
+        let of = |timestamps| {
+            mint.iter().filter(move |v| v.source.is_ipv6() == is_ipv6 && v.timestamps == timestamps)
         };
         for index in 0..8 {
-            assert!(flags().any(|flags| flags & 7 == index), "MSS index {index}");
-            assert!(flags().any(|flags| flags >> 3 & 7 == index), "wscale index {index}");
+            assert!(of(false).any(|v| v.flags & 7 == index), "MSS index {index}");
+            assert!(of(false).any(|v| v.flags >> 3 & 7 == index), "wscale index {index}");
+        }
+        for index in 0..64 {
+            assert!(of(true).any(|v| v.flags & 63 == index), "MSS index {index} with timestamps");
+        }
+        for scale in 0..16 {
+            assert!(of(true).any(|v| v.scale == scale), "scale {scale}");
         }
         for bit in [0x40, 0x80] {
-            assert!(flags().any(|flags| flags & bit == 0) && flags().any(|flags| flags & bit != 0));
+            for timestamps in [false, true] {
+                assert!(of(timestamps).any(|v| v.flags & bit == 0));
+                assert!(of(timestamps).any(|v| v.flags & bit != 0));
+            }
         }
         let outcomes =
             |accept| check.iter().filter(move |v| v.accept == accept && v.source.is_ipv6() == is_ipv6);
@@ -215,7 +252,7 @@ fn message(vector: &Mint) -> Vec<u8> {
         vector.source_port.to_be_bytes().to_vec(),
         vector.destination_port.to_be_bytes().to_vec(),
         vector.client_iss.to_be_bytes().to_vec(),
-        vec![vector.flags, vector.extra],
+        vec![vector.flags, vector.extra, vector.scale],
     ]
     .concat()
 }

@@ -82,7 +82,6 @@ fn vectors_cover_what_comes_in_millions() {
         DropReason::BadFlags,
         DropReason::BogusAddress,
         DropReason::BogusPort,
-        DropReason::MssTooSmall,
         DropReason::CookieInvalid,
         DropReason::TimestampsRequired,
         DropReason::NoKey,

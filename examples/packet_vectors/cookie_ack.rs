@@ -111,8 +111,10 @@ fn bad(theme: &mut Theme) {
             ("first-mac-bit", "", flipped(0x8000_0000)),
             ("first-mac-bit-and-parity", "", flipped(0x8000_0080)),
             ("echo-mac", "A flipped bit of TSecr.", with_echo(tsval ^ 1)),
-            ("echo-ecn", "", with_echo(tsval ^ 1 << 20)),
-            ("echo-clock", "", with_echo(tsval ^ 1 << 21)),
+            ("echo-ecn", "", with_echo(tsval ^ 1 << 12)),
+            ("echo-scale", "", with_echo(tsval ^ 1 << 8)),
+            ("echo-clock", "", with_echo(tsval ^ 1 << 13)),
+            ("echo-topmost-clock", "", with_echo(tsval ^ 1 << 31)),
             ("echo-0", "", with_echo(0)),
             (
                 "no-echo",

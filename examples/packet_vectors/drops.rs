@@ -192,17 +192,6 @@ fn first_fragment(frame: &[u8], header: usize) -> Vec<u8> {
 
 fn options(theme: &mut Theme) {
     for (family, ends) in [("ipv4", v4(44_007)), ("ipv6", v6(44_007))] {
-        for mss in [0, 1, 63] {
-            let name = format!("{family}-mss-{mss}");
-            dropped(
-                theme,
-                &name,
-                "",
-                "always",
-                DropReason::MssTooSmall,
-                &syn(ends).mss(mss).frame(Side::Client),
-            );
-        }
         let without = syn(ends).mss(1460).frame(Side::Client);
         dropped(
             theme,

@@ -1,5 +1,8 @@
 //! SYN-ACKs.
 
+use std::net::SocketAddr;
+
+use synwall::cookie::layout::MSS_FINE;
 use synwall::engine::{Side, Verdict};
 
 use crate::packets::frames::*;
@@ -92,12 +95,27 @@ fn lists(theme: &mut Theme) {
 }
 
 fn values(theme: &mut Theme) {
-    for mss in [64, 65, 535, 536, 1219, 1220, 1360, 1459, 1460, 1461, 8960, 9000, 65_535] {
+    for mss in [
+        0, 1, 47, 48, 63, 535, 536, 959, 960, 1219, 1220, 1280, 1360, 1420, 1439, 1440, 1459, 1460, 1461,
+        8939, 8940, 8960, 9000, 65_535,
+    ] {
         let why =
-            "The MSS of the answer is the server's own; the client's goes into the cookie, rounded down.";
-        let why = if mss == 64 { why } else { "" };
+            "The MSS of the answer is the server's own; the client's goes into the cookie, rounded down.
+One of 0 is none, and less than 48 counts as 48.";
+        let why = if mss == 0 { why } else { "" };
         answered(theme, &format!("mss-{mss}"), why, "always", &syn(v4(40_002)).mss(mss));
         answered(theme, &format!("ipv6-mss-{mss}"), "", "always", &syn(v6(40_002)).mss(mss));
+    }
+    let fine = MSS_FINE.into_iter().flat_map(|mss| [mss - 1, mss]).chain([0, 1, 49, 8_961, 9_000, 65_535]);
+    for mss in fine {
+        let why = if mss == 47 { "With timestamps the cookie has room for 64 values." } else { "" };
+        answered(theme, &format!("fine-mss-{mss}"), why, "always", &timed(v4(40_007), mss, None));
+    }
+    answered(theme, "ipv6-fine-mss-1432", "", "always", &timed(v6(40_007), 1432, Some(3)));
+    for scale in (0..=15).chain([255]) {
+        let why = if scale == 0 { "With timestamps the window scale is exact." } else { "" };
+        let name = format!("fine-wscale-{scale}");
+        answered(theme, &name, why, "always", &timed(v4(40_008), 1460, Some(scale)));
     }
     for scale in [0, 1, 3, 5, 6, 9, 10, 14, 15, 255] {
         let why = if scale == 15 { "Scales above 14 count as 14 (RFC 7323 §2.3)." } else { "" };
@@ -122,6 +140,13 @@ fn values(theme: &mut Theme) {
             &syn(v6(40_006)).raw(&LINUX).data(&data[..len.min(1380)]),
         );
     }
+}
+
+/// A SYN with timestamps.
+fn timed(ends: (SocketAddr, SocketAddr), mss: u16, scale: Option<u8>) -> Seg {
+    let [high, low] = mss.to_be_bytes();
+    let scale = scale.map_or(vec![], |scale| vec![1, 3, 3, scale]);
+    syn(ends).raw(&[&[2, 4, high, low, 1, 1], TIMESTAMPS, &scale].concat())
 }
 
 fn servers(theme: &mut Theme) {

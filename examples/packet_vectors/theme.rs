@@ -60,7 +60,7 @@ impl Theme {
         text.push_str(FORMAT);
         write!(text, "\n[keys]\nmaster = \"{}\"\n", secrets.master).unwrap();
         write!(text, "epoch = {}\nkey = \"{}\"\n", secrets.epoch, secrets.key).unwrap();
-        writeln!(text, "unix_seconds = {}", secrets.unix_seconds).unwrap();
+        writeln!(text, "unix_millis = {}", secrets.unix_millis).unwrap();
         write!(text, "\n{policies}").unwrap();
         let policies = toml::from_str::<Policies>(policies).unwrap().policy;
         Theme { name, text, count: 0, policies, flows: BTreeMap::new() }

@@ -29,7 +29,6 @@ enum drop_reason {
 	DROP_BAD_FLAGS,
 	DROP_BOGUS_ADDRESS,
 	DROP_BOGUS_PORT,
-	DROP_MSS_TOO_SMALL,
 	DROP_FRAGMENT,
 	DROP_COOKIE_INVALID,
 	DROP_COOKIE_REPLAYED,
@@ -80,6 +79,9 @@ struct settings {
 	__u64 alive_until;
 	/* No server's refusal is remembered after this. Nanoseconds. */
 	__u64 refused_until;
+	/* Unix time, for TSval, and when it was that: nanoseconds both. */
+	__u64 unix_nanos;
+	__u64 unix_read_at;
 	/* SipHash keys of the two newest epochs, by parity: k0, k1. */
 	__u64 keys[2][2];
 	/* Secrets of the hash of the flow table and of the budgets. */
@@ -90,8 +92,6 @@ struct settings {
 	__u8 parity;
 	/* One SYN in 2^this is shown to the detector. */
 	__u8 sampling_log2;
-	/* Unix time, for TSval. */
-	__u32 unix_seconds;
 	/* Buckets of four flows. */
 	__u32 buckets;
 	/* Entries of `areas` in use. */
@@ -99,6 +99,7 @@ struct settings {
 	/* The longest IP packet that the link on each side carries: a longer one goes up. */
 	__u16 mtu[2];
 	__u32 cpus;
+	__u32 reserved;
 };
 
 enum mode {
@@ -298,7 +299,7 @@ struct service_counters {
 	/* The SYN rate test: when the meter would be empty again, nanoseconds. */
 	__u64 pressure_meter;
 	__u64 dropped[DROP_REASONS];
-	__u64 padding[5];
+	__u64 padding[6];
 };
 
 /* Map `port_counters`: cpu * 2 + side. */
@@ -339,7 +340,7 @@ struct sighting {
 
 #ifdef __bpf__
 #define ASSERT_ABI(condition) _Static_assert(condition, #condition)
-ASSERT_ABI(sizeof(struct settings) == 168);
+ASSERT_ABI(sizeof(struct settings) == 184);
 ASSERT_ABI(sizeof(struct service) == 56);
 ASSERT_ABI(sizeof(struct budget) == 64);
 ASSERT_ABI(sizeof(struct area) == 40);

@@ -35,4 +35,12 @@ static __always_inline __u32 now_in_millis(const struct packet *p)
 	return p->port->millis;
 }
 
+/* Unix time, which goes on from its last reading; the coarse clock may be behind that. */
+static __always_inline __u64 unix_nanos(const struct settings *settings, __u64 now)
+{
+	__u64 read_at = settings->unix_read_at;
+
+	return settings->unix_nanos + (now > read_at ? now - read_at : 0);
+}
+
 #endif

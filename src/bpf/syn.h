@@ -11,8 +11,6 @@
 #include "service.h"
 #include "stats.h"
 
-/* Smaller segments would be a header for every few octets. */
-#define SMALLEST_MSS 64
 /* The MSS of who announces none (RFC 9293 §3.7.1, RFC 8200 §5). */
 #define DEFAULT_MSS_V4 536
 #define DEFAULT_MSS_V6 1220
@@ -59,13 +57,14 @@ static __always_inline bool is_refused(const struct settings *settings, const st
 	return until && now < *until;
 }
 
-/* What the SYN-ACK grants of the SYN's offer: leaves its options in `o`, and returns the flags of the cookie. */
-static __always_inline __u8 grant(const struct settings *settings, const struct packet *p,
-				  const struct service *service, struct options *o)
+/* What the SYN-ACK grants of the SYN's offer: leaves its options in `o`, and returns what the cookie carries of them. */
+static __always_inline struct cookie_options grant(const struct settings *settings, const struct packet *p,
+						   const struct service *service, struct options *o)
 {
 	__u32 parity = settings->parity & 1;
-	__u32 mss = o->has & HAS_MSS ? o->mss : p->is_v6 ? DEFAULT_MSS_V6 : DEFAULT_MSS_V4;
-	__u8 flags = parity << 7 | mss_index(p->is_v6, mss);
+	/* An MSS of 0 is none, as Linux takes it. */
+	__u32 mss = (o->has & HAS_MSS) && o->mss ? o->mss : p->is_v6 ? DEFAULT_MSS_V6 : DEFAULT_MSS_V4;
+	struct cookie_options carried = {.flags = parity << 7, .extra = COOKIE_VERSION};
 
 	/* Without MSS in the SYN there is none in the answer: it is never longer than the SYN. */
 	o->mss = service->mss[p->is_v6];
@@ -75,28 +74,32 @@ static __always_inline __u8 grant(const struct settings *settings, const struct 
 		o->has &= ~HAS_SACK;
 	if (!(service->flags & SERVICE_TIMESTAMPS))
 		o->has &= ~HAS_TIMESTAMPS;
-	if (o->has & HAS_WSCALE)
-		flags |= wscale_index(o->wscale) << 3;
 	if (o->has & HAS_SACK)
-		flags |= COOKIE_SACK;
+		carried.flags |= COOKIE_SACK;
+	if (o->has & HAS_TIMESTAMPS) {
+		carried.flags |= fine_mss_index(mss);
+		carried.extra |= COOKIE_TIMESTAMPS;
+		carried.scale = o->has & HAS_WSCALE ? o->wscale + 1 : 0;
+		if ((p->flags & FLAG_ECE) && (p->flags & FLAG_CWR) && (service->flags & SERVICE_ECN))
+			carried.extra |= COOKIE_ECN;
+	} else {
+		carried.flags |= mss_index(p->is_v6, mss) | (o->has & HAS_WSCALE ? wscale_index(o->wscale) << 3 : 0);
+	}
 	o->wscale = service->promised_wscale[parity];
-	return flags;
+	return carried;
 }
 
 /* Answers a SYN that is within its budgets. */
 static __always_inline int answer_syn(const struct settings *settings, const struct packet *p,
 				      const struct service *service, struct options *o)
 {
-	__u8 flags = grant(settings, p, service, o);
-	/* Without timestamps the cookie has no room for it. */
-	bool ecn = (p->flags & FLAG_ECE) && (p->flags & FLAG_CWR) && (service->flags & SERVICE_ECN) &&
-		   (o->has & HAS_TIMESTAMPS);
-	__u8 extra = COOKIE_VERSION | (o->has & HAS_TIMESTAMPS ? COOKIE_TIMESTAMPS : 0) | (ecn ? COOKIE_ECN : 0);
-	__u64 mac = cookie_end(p, cookie_start(p, settings->keys[settings->parity & 1]), p->seq, flags, extra);
+	struct cookie_options carried = grant(settings, p, service, o);
+	__u64 mac = cookie_end(p, cookie_start(p, settings->keys[settings->parity & 1]), p->seq, &carried);
 
 	o->tsecr = o->tsval;
-	o->tsval = bpf_htonl(cookie_tsval(mac, settings->unix_seconds, ecn));
-	return write_answer(p, cookie_isn(mac, flags), FLAG_SYN | FLAG_ACK | (ecn ? FLAG_ECE : 0),
+	o->tsval = bpf_htonl(cookie_tsval(mac, unix_nanos(settings, now_in_nanos(p)), &carried));
+	return write_answer(p, cookie_isn(mac, carried.flags),
+			    FLAG_SYN | FLAG_ACK | (carried.extra & COOKIE_ECN ? FLAG_ECE : 0),
 			    service->early_data, o);
 }
 
@@ -110,8 +113,6 @@ static __always_inline int try_answer_syn(const struct settings *settings, const
 	if (!settings->has_key[settings->parity & 1] || now > settings->alive_until)
 		return DROPPED(DROP_NO_KEY);
 	read_options(p, &o);
-	if ((o.has & HAS_MSS) && o.mss < SMALLEST_MSS)
-		return DROPPED(DROP_MSS_TOO_SMALL);
 	if ((service->flags & SERVICE_REQUIRE_TIMESTAMPS) && !(o.has & HAS_TIMESTAMPS))
 		return DROPPED(DROP_TIMESTAMPS_REQUIRED);
 	if (!take_source(settings, p, p->service, service->source_interval, now))

@@ -14,10 +14,12 @@ pub mod layout;
 mod timestamp;
 
 use core::net::IpAddr;
+use core::time::Duration;
 
 use subtle::ConstantTimeEq;
 
 use crate::cookie::layout::{Family, Flags};
+use crate::cookie::timestamp::Content;
 use crate::wire::seq::SeqNumber;
 
 pub use crate::cookie::key_ring::{KeyRing, MasterKey};
@@ -73,23 +75,17 @@ pub struct Redeemed {
 
 /// Returns ISN and TSval of the SYN-ACK that answers a SYN with `client_iss` and grants `offer`.
 ///
-/// `unix_seconds` only makes TSvals rise from one connection to the next; no check depends on it. An MSS below 64 is
-/// carried as 64: the caller refuses such SYNs.
-pub fn mint(
-    ring: &KeyRing,
-    tuple: &Tuple,
-    client_iss: SeqNumber,
-    offer: &Offer,
-    unix_seconds: u64,
-) -> Minted {
+/// `unix`, the time since the Unix epoch, only makes TSvals rise from one connection to the next and tells [`age`]; no check
+/// depends on it. An MSS below [`layout::SMALLEST_MSS`] is carried as that.
+pub fn mint(ring: &KeyRing, tuple: &Tuple, client_iss: SeqNumber, offer: &Offer, unix: Duration) -> Minted {
     let flags = Flags::new(family(tuple), ring.epoch(), offer);
     let ecn = offer.timestamps && offer.ecn;
     let extra = layout::extra(offer.timestamps, ecn);
-    let mac = Mac::new(ring.current().hash(Message::new(tuple, client_iss, flags, extra).octets()));
-    Minted {
-        isn: layout::isn(mac.mac24, flags),
-        tsval: if offer.timestamps { timestamp::encode(unix_seconds, ecn, mac.mac20) } else { 0 },
-    }
+    let scale = if offer.timestamps { layout::scale(offer.wscale) } else { 0 };
+    let mac =
+        Mac::new(ring.current().hash(Message::new(tuple, client_iss, [flags.0, extra, scale]).octets()));
+    let tsval = || timestamp::encode(unix, Content { ecn, scale, mac8: mac.mac8 });
+    Minted { isn: layout::isn(mac.mac24, flags), tsval: if offer.timestamps { tsval() } else { 0 } }
 }
 
 /// Returns what the cookie `isn` says if it was minted for this tuple and `client_iss` in a live epoch, else `None`.
@@ -100,7 +96,7 @@ pub fn mint(
 ///
 /// # Security
 ///
-/// A blind guess is accepted with odds of 2^-24 without timestamps and 2^-44 with them. All bits of the MAC are
+/// A blind guess is accepted with odds of 2^-24 without timestamps and 2^-32 with them. All bits of the MAC are
 /// compared at once and in constant time. Which key is used depends on the ISN's parity flag alone, which the sender chose.
 pub fn check(
     ring: &KeyRing,
@@ -111,25 +107,32 @@ pub fn check(
 ) -> Option<Redeemed> {
     let (mac24, flags) = layout::split_isn(isn);
     let (epoch, key) = ring.with_parity(flags.is_odd_epoch())?;
-    let (ecn, mac20) = tsecr.map_or((false, 0), timestamp::decode);
+    let Content { ecn, scale, mac8 } = tsecr.map(timestamp::decode).unwrap_or_default();
     let extra = layout::extra(tsecr.is_some(), ecn);
-    let expected = Mac::new(key.hash(Message::new(tuple, client_iss, flags, extra).octets()));
-    let claimed = Mac { mac24, mac20 };
+    let expected = Mac::new(key.hash(Message::new(tuple, client_iss, [flags.0, extra, scale]).octets()));
+    let claimed = Mac { mac24, mac8 };
     let is_genuine = match tsecr {
         Some(_) => claimed.joined().ct_eq(&expected.joined()),
-        None => claimed.joined().ct_eq(&expected.without_mac20().joined()),
+        None => claimed.joined().ct_eq(&expected.without_mac8().joined()),
     };
-    let family = family(tuple);
+    let (mss, wscale) = match tsecr {
+        Some(_) => (flags.fine_mss(), layout::wscale_of(scale)),
+        None => (flags.mss(family(tuple)), flags.wscale()),
+    };
     bool::from(is_genuine).then(|| Redeemed {
-        offer: Offer {
-            mss: flags.mss(family),
-            wscale: flags.wscale(),
-            sack: flags.has_sack(),
-            timestamps: tsecr.is_some(),
-            ecn,
-        },
+        offer: Offer { mss, wscale, sack: flags.has_sack(), timestamps: tsecr.is_some(), ecn },
         epoch,
     })
+}
+
+/// Returns how long before `unix`, the time since the Unix epoch, the cookie was minted whose TSval a genuine `tsecr` echoes,
+/// to about 4 ms: the client's round trip, unless its first ACK was lost.
+///
+/// # Security
+///
+/// The client can make it what it likes, as it could by waiting; after 37 minutes it begins anew. The caller bounds it.
+pub fn age(tsecr: u32, unix: Duration) -> Duration {
+    timestamp::age(tsecr, unix)
 }
 
 const fn family(tuple: &Tuple) -> Family {
@@ -139,49 +142,49 @@ const fn family(tuple: &Tuple) -> Family {
     }
 }
 
-/// What is left of the 64-bit hash: 24 bits for the ISN, 20 for the TSval.
+/// What is left of the 64-bit hash: 24 bits for the ISN, 8 for the TSval.
 struct Mac {
     mac24: [u8; 3],
-    mac20: u32,
+    mac8: u8,
 }
 
 impl Mac {
-    /// The topmost 24 and the lowest 20 bits of `hash`.
+    /// The topmost 24 and the lowest 8 bits of `hash`.
     const fn new(hash: u64) -> Mac {
-        let [first, second, third, _, _, high, middle, low] = hash.to_be_bytes();
-        Mac { mac24: [first, second, third], mac20: u32::from_be_bytes([0, high & 0x0f, middle, low]) }
+        let [first, second, third, .., mac8] = hash.to_be_bytes();
+        Mac { mac24: [first, second, third], mac8 }
     }
 
     /// What an ACK without timestamps can prove.
-    const fn without_mac20(self) -> Mac {
-        Mac { mac20: 0, ..self }
+    const fn without_mac8(self) -> Mac {
+        Mac { mac8: 0, ..self }
     }
 
     /// Both parts in one number, so that one comparison covers them.
-    fn joined(&self) -> u64 {
+    fn joined(&self) -> u32 {
         let [first, second, third] = self.mac24;
-        (u64::from(u32::from_be_bytes([0, first, second, third])) << 32) | u64::from(self.mac20)
+        u32::from_be_bytes([first, second, third, self.mac8])
     }
 }
 
-/// What the MAC is over: `source ‖ destination ‖ ports ‖ client_iss ‖ flags ‖ extra`, in network byte order.
+/// What the MAC is over: `source ‖ destination ‖ ports ‖ client_iss ‖ flags ‖ extra ‖ scale`, in network byte order.
 struct Message {
     octets: [u8; Message::MAX_LEN],
     len: usize,
 }
 
 impl Message {
-    /// Two IPv6 addresses, two ports, a sequence number, flags and extra.
-    const MAX_LEN: usize = 16 + 16 + 2 + 2 + 4 + 1 + 1;
+    /// Two IPv6 addresses, two ports, a sequence number, flags, extra and scale.
+    const MAX_LEN: usize = 16 + 16 + 2 + 2 + 4 + 1 + 1 + 1;
 
     /// Whole words are appended, because the hash reads whole words: smaller stores would have to drain first.
     #[inline]
-    fn new(tuple: &Tuple, client_iss: SeqNumber, flags: Flags, extra: u8) -> Message {
+    fn new(tuple: &Tuple, client_iss: SeqNumber, options: [u8; 3]) -> Message {
         let mut message = Message { octets: [0; Message::MAX_LEN], len: 0 };
         message.push_addresses(tuple.source, tuple.destination);
         let ports = (u64::from(tuple.source_port) << 16) | u64::from(tuple.destination_port);
         message.push(((ports << 32) | u64::from(client_iss.0)).to_be_bytes());
-        message.push([flags.0, extra]);
+        message.push(options);
         message
     }
 
@@ -229,7 +232,7 @@ mod tests {
     use super::*;
 
     const EPOCH: u64 = 55_000_001;
-    const NOW: u64 = 1_760_000_032;
+    const NOW: Duration = Duration::from_millis(1_760_000_032_123);
 
     fn ring(epoch: u64) -> KeyRing {
         KeyRing::at(&MasterKey::from_bytes([0x5c; 32]), epoch)
@@ -246,12 +249,14 @@ mod tests {
             Family::V4 => layout::MSS_IPV4,
             Family::V6 => layout::MSS_IPV6,
         };
-        (0..512_u16).filter(|bits| bits & 0b11 != 0b10).map(move |bits| Offer {
-            timestamps: bits & 1 != 0,
-            ecn: bits & 2 != 0,
-            sack: bits & 4 != 0,
-            mss: table[usize::from(bits >> 3 & 7)],
-            wscale: layout::WSCALE[usize::from(bits >> 6 & 7)],
+        let plain =
+            table.into_iter().flat_map(|mss| layout::WSCALE.map(|wscale| (mss, wscale, false, false)));
+        let fine = layout::MSS_FINE.into_iter().flat_map(|mss| {
+            let scales = (0..16).map(layout::wscale_of);
+            scales.flat_map(move |wscale| [false, true].map(|ecn| (mss, wscale, true, ecn)))
+        });
+        plain.chain(fine).flat_map(|(mss, wscale, timestamps, ecn)| {
+            [false, true].map(|sack| Offer { mss, wscale, sack, timestamps, ecn })
         })
     }
 
@@ -335,28 +340,46 @@ mod tests {
 
     #[test]
     fn there_are_as_many_offers_as_the_layout_has_room_for() {
+        let (plain, fine) = (8 * 8 * 2, 64 * 16 * 2 * 2);
         assert_eq!(
             all_offers(Family::V4).count(),
-            8 * 8 * 2 * 3,
-            "MSS, wscale, SACK; no, plain and ECN timestamps"
+            plain + fine,
+            "MSS, wscale, SACK; and ECN with timestamps"
         );
     }
 
+    /// Row 9.
     #[test]
     fn values_between_the_table_entries_round_down() {
         let tuple = Numbers(2).tuple(Family::V4);
         let offer = Offer { mss: 1459, wscale: Some(9), sack: true, timestamps: true, ecn: false };
-        let minted = mint(&ring(EPOCH), &tuple, SeqNumber(u32::MAX), &offer, NOW);
-        let redeemed =
-            check(&ring(EPOCH), &tuple, SeqNumber(u32::MAX), minted.isn, Some(minted.tsval)).unwrap();
-        assert_eq!(redeemed.offer, Offer { mss: 1452, wscale: Some(8), ..offer });
+        let carried = |offer: Offer| {
+            let minted = mint(&ring(EPOCH), &tuple, SeqNumber(u32::MAX), &offer, NOW);
+            let echo = echo(&offer, minted);
+            check(&ring(EPOCH), &tuple, SeqNumber(u32::MAX), minted.isn, echo).unwrap().offer
+        };
+        assert_eq!(carried(offer), Offer { mss: 1452, ..offer });
+        let plain = Offer { timestamps: false, ..offer };
+        assert_eq!(carried(plain), Offer { mss: 1440, wscale: Some(8), ..plain });
+    }
+
+    #[test]
+    fn isn_is_the_same_whenever_the_syn_comes_and_the_tsval_tells_when() {
+        let tuple = Numbers(9).tuple(Family::V4);
+        let offer = Offer { mss: 1460, wscale: Some(7), sack: true, timestamps: true, ecn: false };
+        let at =
+            |millis| mint(&ring(EPOCH), &tuple, SeqNumber(9), &offer, NOW + Duration::from_millis(millis));
+        assert_eq!(at(0).isn, at(1_000).isn);
+        assert_ne!(at(0).tsval, at(5).tsval);
+        let measured = age(at(0).tsval, NOW + Duration::from_millis(80));
+        assert!(measured.abs_diff(Duration::from_millis(80)) < Duration::from_millis(5), "{measured:?}");
     }
 
     #[test]
     fn cookie_lives_in_its_own_and_the_next_epoch_only() {
         let mut numbers = Numbers(3);
         for epoch in [0, 1, EPOCH, EPOCH + 1, u64::MAX - 3] {
-            for offer in all_offers(Family::V4) {
+            for offer in all_offers(Family::V4).step_by(3) {
                 let (tuple, iss) = (numbers.tuple(Family::V4), SeqNumber(numbers.word()));
                 let minted = mint(&ring(epoch), &tuple, iss, &offer, NOW);
                 let check_in = |at| check(&ring(at), &tuple, iss, minted.isn, echo(&offer, minted));
@@ -376,9 +399,12 @@ mod tests {
         let mut numbers = Numbers(4);
         for (family, timestamps) in [Family::V4, Family::V6].into_iter().flat_map(|f| [(f, false), (f, true)])
         {
-            for offer in all_offers(family).filter(|offer| offer.timestamps == timestamps).step_by(7) {
+            for offer in all_offers(family)
+                .filter(|offer| offer.timestamps == timestamps)
+                .step_by(if timestamps { 61 } else { 3 })
+            {
                 let (tuple, iss) = (numbers.tuple(family), SeqNumber(numbers.word()));
-                let minted = mint(&ring, &tuple, iss, &offer, numbers.next());
+                let minted = mint(&ring, &tuple, iss, &offer, Duration::from_nanos(numbers.next()));
                 let (isn, tsecr) = (minted.isn, echo(&offer, minted));
                 assert!(check(&ring, &tuple, iss, isn, tsecr).is_some());
                 for other in flipped(tuple) {
@@ -494,7 +520,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_offer_is_redeemed_rounded_down(
-            master: [u8; 32], epoch in 0..u64::MAX, tuple in any_tuple(), iss: u32, offer in any_offer(), now: u64,
+            master: [u8; 32], epoch in 0..u64::MAX, tuple in any_tuple(), iss: u32, offer in any_offer(), now: Duration,
         ) {
             let master = MasterKey::from_bytes(master);
             let minted = mint(&KeyRing::at(&master, epoch), &tuple, SeqNumber(iss), &offer, now);
@@ -504,7 +530,8 @@ mod tests {
                 prop_assert!(redeemed.is_some());
                 let Redeemed { offer: carried, epoch: minted_in } = redeemed.unwrap();
                 prop_assert_eq!(minted_in, epoch);
-                prop_assert!(carried.mss <= offer.mss.max(64));
+                prop_assert!(carried.mss <= offer.mss.max(48));
+                prop_assert!(!offer.timestamps || carried.wscale == offer.wscale.map(|scale| scale.min(14)));
                 prop_assert!(carried.wscale <= offer.wscale && carried.wscale.is_some() == offer.wscale.is_some());
                 prop_assert_eq!((carried.sack, carried.timestamps), (offer.sack, offer.timestamps));
                 prop_assert_eq!(carried.ecn, offer.ecn && offer.timestamps);

@@ -8,7 +8,7 @@ use super::backend::{Forgotten, Handshake};
 use super::classify::{Arrival, screen, verify};
 use super::policy::{Service, ServiceId};
 use super::reply;
-use super::service::{SMALLEST_MSS, default_mss, mss_of_mtu};
+use super::service::{default_mss, mss_of_mtu};
 use super::sightings::Sighted;
 use super::syn_sent::Opened;
 use super::verdict::{DropReason, Side, Verdict};
@@ -66,9 +66,6 @@ impl Step<'_> {
         let keys = self.keys.ok_or(DropReason::NoKey)?;
         let options = Segment::new(frame, arrival.layout).options();
         let syn = SynOptions::parse(options.clone());
-        if syn.mss.is_some_and(|mss| mss < SMALLEST_MSS) {
-            return Err(DropReason::MssTooSmall);
-        }
         if arrival.service.require_timestamps && syn.timestamps.is_none() {
             return Err(DropReason::TimestampsRequired);
         }
@@ -80,15 +77,16 @@ impl Step<'_> {
         let state = self.shared.service(arrival.id);
         let server = state.options(arrival.service);
         let offer = Offer {
-            mss: syn.mss.unwrap_or(default_mss(version)),
+            // An MSS of 0 is none, as Linux takes it.
+            mss: syn.mss.filter(|mss| *mss != 0).unwrap_or(default_mss(version)),
             wscale: syn.wscale.filter(|_| server.wscale.is_some()),
             sack: syn.sack && server.sack,
             timestamps: syn.timestamps.is_some() && server.timestamps,
             // Without timestamps the cookie has no room for it.
             ecn: arrival.offers_ecn() && server.ecn && syn.timestamps.is_some() && server.timestamps,
         };
-        let seconds = keys.clock.unix_seconds(self.now);
-        let minted = cookie::mint(&keys.ring, &tuple(arrival), arrival.seq, &offer, seconds);
+        let unix = keys.clock.unix_at(self.now);
+        let minted = cookie::mint(&keys.ring, &tuple(arrival), arrival.seq, &offer, unix);
         let mss_limit = mss_of_mtu(self.policy.mtu, version);
         let spec = SegmentSpec {
             seq: minted.isn,

@@ -3,9 +3,10 @@
 use super::Step;
 use super::backend::Completion;
 use super::classify::Arrival;
-use super::service::{SMALLEST_MSS, default_mss, mss_of_mtu};
+use super::service::{default_mss, mss_of_mtu};
 use super::translate::Rescale;
 use super::verdict::Side;
+use crate::cookie::layout::SMALLEST_MSS;
 use crate::wire::build::SegmentSpec;
 use crate::wire::tcp::Flags;
 use crate::wire::tcp_options::SynOptions;

@@ -178,9 +178,6 @@ pub(super) fn default_mss(version: Version) -> u16 {
     }
 }
 
-/// Smaller segments would be a header for every few octets (the attack of CVE-2019-11479).
-pub(super) const SMALLEST_MSS: u16 = 64;
-
 /// So many failed handshakes in a row are no accident: a single client's may be.
 const FAILURES_OF_ONE_DOWN: u32 = 3;
 

@@ -87,8 +87,6 @@ drop_reasons! {
     BogusAddress => "bogus_address",
     /// Source or destination port 0.
     BogusPort => "bogus_port",
-    /// An MSS option below 64.
-    MssTooSmall => "mss_too_small",
     /// A fragment that could hide a TCP header, or one that belongs to no flow.
     Fragment => "fragment",
     /// An ACK without a flow whose cookie is not ours.

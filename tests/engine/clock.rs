@@ -159,27 +159,34 @@ fn stories_begin_anywhere_on_the_clock() {
 
 #[test]
 fn a_wall_clock_that_is_set_harms_no_cookie() {
-    // Across the wrap of the cookie's 11 bits, a day back, a day on, and to the beginning of time.
-    let set = |lab: &Lab, unix: u64| {
+    // Across the wrap of the cookie's 19 bits, a day back, a day on, and to the beginning of time.
+    let set = |lab: &Lab, unix: Duration| {
         let ring = KeyRing::at(&MasterKey::from_bytes([7; 32]), 1000);
-        let clock = WallClock { at: lab.now, unix: Duration::from_secs(unix) };
+        let clock = WallClock { at: lab.now, unix };
         lab.shared.set_keys(Keys { ring, clock });
     };
-    const NOON: u64 = 1_760_000_000;
-    for (before, after) in
-        [(2047, 2048), (NOON, NOON - 86_400), (NOON, NOON + 86_400), (NOON, 0), (u64::MAX, 0)]
-    {
+    const NOON: Duration = Duration::from_secs(1_760_000_000);
+    const DAY: Duration = Duration::from_secs(86_400);
+    const LAP: Duration = Duration::from_nanos(1 << (19 + 22));
+    let clock = |unix: Duration| u32::try_from(unix.as_nanos() >> 22 & 0x7_ffff).unwrap();
+    for (before, after) in [
+        (LAP - Duration::from_nanos(1), LAP),
+        (NOON, NOON - DAY),
+        (NOON, NOON + DAY),
+        (NOON, Duration::ZERO),
+        (Duration::MAX, Duration::ZERO),
+    ] {
         let mut lab = Lab::new();
         set(&lab, before);
         assert_eq!(lab.client(linux_syn()), Verdict::Consume);
         let cookie = lab.told();
-        assert_eq!(u64::from(cookie.tsval >> 21), before & 0x7ff);
+        assert_eq!(cookie.tsval >> 13, clock(before));
         set(&lab, after);
         lab.skip();
         assert_eq!(lab.client(lab.client_ack(cookie)), Verdict::Consume);
         assert_eq!(lab.server(lab.server_syn_ack()), Verdict::Consume);
         let next = open(&mut lab, 1);
-        assert_eq!(u64::from(next.tsval >> 21), after & 0x7ff);
+        assert_eq!(next.tsval >> 13, clock(after));
     }
 }
 

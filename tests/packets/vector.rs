@@ -41,20 +41,25 @@ pub struct Secrets {
     pub epoch: u64,
     /// What the two make: the SipHash key.
     pub key: String,
-    pub unix_seconds: u64,
+    pub unix_millis: u64,
 }
 
 impl Secrets {
     /// What every vector is made with.
     pub fn usual() -> Secrets {
         let (master, epoch) = ([7; 32], 1000);
-        Secrets { master: frames::hex(&master), epoch, key: epoch_key(&master, epoch), unix_seconds: 5000 }
+        Secrets {
+            master: frames::hex(&master),
+            epoch,
+            key: epoch_key(&master, epoch),
+            unix_millis: 5_000_123,
+        }
     }
 
     pub fn keys(&self, now: Instant) -> Keys {
         let master = frames::octets(&self.master).try_into().expect("a master key has 32 octets");
         let ring = KeyRing::at(&MasterKey::from_bytes(master), self.epoch);
-        let unix = std::time::Duration::from_secs(self.unix_seconds);
+        let unix = std::time::Duration::from_millis(self.unix_millis);
         Keys { ring, clock: WallClock { at: now, unix } }
     }
 }

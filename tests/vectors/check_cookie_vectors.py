@@ -20,9 +20,11 @@ except ImportError:
 CONTEXT = "synwall cookie epoch key v1"
 WSCALE = [None, 0, 2, 4, 6, 7, 8, 10]
 MSS = {
-    4: [64, 536, 1220, 1360, 1400, 1452, 1460, 8960],
-    6: [64, 1220, 1280, 1360, 1420, 1432, 1440, 8940],
+    4: [48, 536, 960, 1220, 1360, 1440, 1460, 8960],
+    6: [48, 536, 1220, 1280, 1360, 1420, 1440, 8940],
 }
+# With timestamps.
+MSS_FINE = [48, *range(68, 1220, 36), *sorted([*range(1220, 1460, 20), 1432, 1452]), *sorted([*range(1460, 8961, 500), 8940])]
 MASK = (1 << 64) - 1
 
 
@@ -63,7 +65,11 @@ def epoch_key(master, epoch):
     return blake3.blake3(material, derive_key_context=CONTEXT).digest()[:16]
 
 
-def message_of(vector, flags, extra):
+def version_of(vector):
+    return ipaddress.ip_address(vector["source"]).version
+
+
+def message_of(vector, options):
     return b"".join(
         [
             ipaddress.ip_address(vector["source"]).packed,
@@ -71,39 +77,47 @@ def message_of(vector, flags, extra):
             vector["source_port"].to_bytes(2, "big"),
             vector["destination_port"].to_bytes(2, "big"),
             vector["client_iss"].to_bytes(4, "big"),
-            bytes([flags, extra]),
+            bytes(options),
         ]
     )
 
 
-def mss_table(vector):
-    return MSS[ipaddress.ip_address(vector["source"]).version]
+def place(table, value):
+    """Of the largest entry that is not above, or the first."""
+    return max([i for i, entry in enumerate(table) if entry is not None and entry <= value], default=0)
 
 
-def flags_of(vector):
-    mss = max(i for i, entry in enumerate(mss_table(vector)) if entry <= max(vector["mss"], 64))
-    wscale = vector.get("wscale")
-    if wscale is None:
-        wscale = 0
-    else:
-        wscale = max(i for i, entry in enumerate(WSCALE) if i > 0 and entry <= min(wscale, 14))
-    return (vector["epoch"] & 1) << 7 | vector["sack"] << 6 | wscale << 3 | mss
+def options_of(version, epoch, mss, wscale, sack, timestamps, ecn):
+    """The octets flags, extra and scale."""
+    flags, extra = (epoch & 1) << 7 | sack << 6, 0x20 | (timestamps and ecn) << 1 | timestamps
+    if timestamps:
+        return flags | place(MSS_FINE, mss), extra, 0 if wscale is None else min(wscale, 14) + 1
+    scale = 0 if wscale is None else place(WSCALE, min(wscale, 14))
+    return flags | scale << 3 | place(MSS[version], mss), extra, 0
+
+
+def fold(clock):
+    return clock & 0xFF ^ clock >> 8 & 0xFF ^ clock >> 16
+
+
+def tsval_of(h, unix_nanos, extra, scale):
+    clock = (unix_nanos >> 22) % 2**19
+    return clock << 13 | (extra >> 1 & 1) << 12 | scale << 8 | h & 0xFF ^ fold(clock)
 
 
 def check_mint(vector):
     if blake3:
         assert epoch_key(vector["master"], vector["epoch"]).hex() == vector["key"]
-    ecn = vector["timestamps"] and vector["ecn"]
-    flags, extra = flags_of(vector), 0x10 | ecn << 1 | vector["timestamps"]
-    assert (flags, extra) == (vector["flags"], vector["extra"])
-    message = message_of(vector, flags, extra)
+    fields = ("epoch", "mss", "wscale", "sack", "timestamps", "ecn")
+    options = flags, extra, scale = options_of(version_of(vector), *(vector.get(field) for field in fields))
+    assert options == (vector["flags"], vector["extra"], vector["scale"])
+    message = message_of(vector, options)
     assert message.hex() == vector["message"]
     h = siphash_2_4(bytes.fromhex(vector["key"]), message)
     assert f"{h:016x}" == vector["h"]
-    mac24, mac20, clock = h >> 40, h & 0xFFFFF, vector["unix_seconds"] % 2**11
+    mac24 = h >> 40
     assert mac24 << 8 | (flags ^ mac24 >> 16) == vector["isn"]
-    tsval = clock << 21 | ecn << 20 | (mac20 ^ clock)
-    assert (tsval if vector["timestamps"] else 0) == vector["tsval"]
+    assert (tsval_of(h, vector["unix_nanos"], extra, scale) if vector["timestamps"] else 0) == vector["tsval"]
 
 
 def check_check(vector, keys):
@@ -115,14 +129,16 @@ def check_check(vector, keys):
         return False
     accepted = False
     if key is not None:
-        ecn = tsecr is not None and bool(tsecr >> 20 & 1)
-        h = siphash_2_4(key, message_of(vector, flags, 0x10 | ecn << 1 | (tsecr is not None)))
-        accepted = h >> 40 == isn >> 8
-        if tsecr is not None:
-            accepted = accepted and h & 0xFFFFF == tsecr & 0xFFFFF ^ tsecr >> 21
+        has_ts = tsecr is not None
+        ecn, scale = (bool(tsecr >> 12 & 1), tsecr >> 8 & 15) if has_ts else (False, 0)
+        h = siphash_2_4(key, message_of(vector, (flags, 0x20 | ecn << 1 | has_ts, scale)))
+        accepted = h >> 40 == isn >> 8 and (not has_ts or h & 0xFF == tsecr & 0xFF ^ fold(tsecr >> 13))
     assert accepted == vector["accept"]
     if accepted:
-        carried = (epoch, mss_table(vector)[flags & 7], WSCALE[flags >> 3 & 7], bool(flags & 0x40), tsecr is not None, ecn)
+        mss, wscale = MSS[version_of(vector)][flags & 7], WSCALE[flags >> 3 & 7]
+        if has_ts:
+            mss, wscale = MSS_FINE[flags & 63], scale - 1 if scale else None
+        carried = (epoch, mss, wscale, bool(flags & 0x40), has_ts, ecn)
         assert carried == tuple(vector.get(f) for f in ("epoch", "mss", "wscale", "sack", "timestamps", "ecn"))
     return True
 

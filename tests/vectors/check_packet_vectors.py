@@ -14,7 +14,7 @@ import struct
 import sys
 import tomllib
 
-from check_cookie_vectors import MSS, WSCALE, siphash_2_4
+from check_cookie_vectors import options_of as cookie_options_of, siphash_2_4, tsval_of
 
 TAGS = (0x8100, 0x88A8, 0x9100)
 FIN, SYN, RST, PSH, ACK, URG, ECE, CWR = (1 << bit for bit in range(8))
@@ -106,18 +106,14 @@ def service_of(policy, frame):
 
 def cookie(keys, frame, offer, ecn):
     """ISN and TSval for the SYN."""
-    table = MSS[frame.version]
-    mss = offer["mss"] if offer["mss"] is not None else {4: 536, 6: 1220}[frame.version]
-    index = max(i for i, entry in enumerate(table) if entry <= mss)
-    scale = offer["wscale"]
-    scale = 0 if scale is None else max(i for i, entry in enumerate(WSCALE) if i and entry <= scale)
+    # An MSS of 0 is none.
+    mss = offer["mss"] or {4: 536, 6: 1220}[frame.version]
     has_ts = offer["timestamps"] is not None
-    flags = (keys["epoch"] & 1) << 7 | offer["sack"] << 6 | scale << 3 | index
+    options = cookie_options_of(frame.version, keys["epoch"], mss, offer["wscale"], offer["sack"], has_ts, ecn)
+    flags, extra, scale = options
     message = frame.source + frame.destination + struct.pack("!HHI", frame.sport, frame.dport, frame.seq)
-    message += bytes([flags, 0x10 | ecn << 1 | has_ts])
-    h = siphash_2_4(bytes.fromhex(keys["key"]), message)
-    clock = keys["unix_seconds"] & 0x7FF
-    return (h >> 40) << 8 | flags ^ h >> 56, clock << 21 | ecn << 20 | (h & 0xFFFFF) ^ clock
+    h = siphash_2_4(bytes.fromhex(keys["key"]), message + bytes(options))
+    return (h >> 40) << 8 | flags ^ h >> 56, tsval_of(h, keys["unix_millis"] * 10**6, extra, scale)
 
 
 def expected_options(frame, offer, service, tsval):

@@ -80,8 +80,10 @@ impl Program {
     /// What was learned of servers since, and that somebody is there.
     pub fn beat(&self, shared: &Shared, now: Instant) {
         self.path.set_promises(&shared.policy(), &shared.promises(now));
-        let unix = shared.keys().map_or(0, |keys| keys.clock.unix_seconds(now));
-        self.path.heartbeat(Duration::from_secs(unix));
+        let unix = shared.keys().map_or(Duration::ZERO, |keys| keys.clock.unix_at(now));
+        self.path.heartbeat(unix);
+        // The engine's clock does not move by itself.
+        self.path.set_clock(unix, u64::MAX);
     }
 
     pub fn run(&self, side: Side, frame: &[u8]) -> Run {

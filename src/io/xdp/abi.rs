@@ -50,21 +50,23 @@ pub(super) struct Settings {
     pub(super) flags: AtomicU32,
     pub(super) alive_until: AtomicU64,
     pub(super) refused_until: AtomicU64,
+    pub(super) unix_nanos: AtomicU64,
+    pub(super) unix_read_at: AtomicU64,
     pub(super) keys: [[AtomicU64; 2]; 2],
     pub(super) hash_keys: [AtomicU64; HASH_KEYS],
     pub(super) has_key: [AtomicU8; 2],
     pub(super) parity: AtomicU8,
     pub(super) sampling_log2: AtomicU8,
-    pub(super) unix_seconds: AtomicU32,
     pub(super) buckets: AtomicU32,
     pub(super) areas: AtomicU32,
     pub(super) mtu: [AtomicU16; 2],
     pub(super) cpus: AtomicU32,
+    reserved: AtomicU32,
 }
 
-const _: () = assert!(size_of::<Settings>() == 168 && offset_of!(Settings, cpus) == 164);
-const _: () = assert!(offset_of!(Settings, keys) == 24 && offset_of!(Settings, hash_keys) == 56);
-// SAFETY: atomics up to octet 168, by the asserts.
+const _: () = assert!(size_of::<Settings>() == 184 && offset_of!(Settings, reserved) == 180);
+const _: () = assert!(offset_of!(Settings, keys) == 40 && offset_of!(Settings, hash_keys) == 72);
+// SAFETY: atomics up to octet 184, by the asserts.
 unsafe impl Shared for Settings {}
 
 /// `Service::flags`.
@@ -216,10 +218,10 @@ pub(super) struct ServiceCounters {
     pub(super) synack_credit: AtomicU64,
     pub(super) pressure_meter: AtomicU64,
     pub(super) dropped: [AtomicU64; DropReason::ALL.len()],
-    pub(super) padding: [AtomicU64; 5],
+    pub(super) padding: [AtomicU64; 6],
 }
 
-const _: () = assert!(size_of::<ServiceCounters>() == 320 && offset_of!(ServiceCounters, padding) == 280);
+const _: () = assert!(size_of::<ServiceCounters>() == 320 && offset_of!(ServiceCounters, padding) == 272);
 // SAFETY: atomics up to octet 320, by the asserts.
 unsafe impl Shared for ServiceCounters {}
 

@@ -109,9 +109,21 @@ impl Path {
     /// Says that the flows are tended to and what time it is: to be called a few times a second. Without it the program
     /// drops SYNs after two seconds.
     pub fn heartbeat(&self, unix: Duration) {
+        self.set_clock(unix, clock());
+        self.settings().alive_until.store(clock().saturating_add(nanos(LIFE)), Relaxed);
+    }
+
+    /// Says that Unix time was `unix` at `read_at`, in nanoseconds of CLOCK_MONOTONIC; in the future, the program's clock stands
+    /// still until then. The two words are not written at once, so they are left alone as long as they tell the time.
+    pub fn set_clock(&self, unix: Duration, read_at: u64) {
         let settings = self.settings();
-        settings.unix_seconds.store(unix.as_secs() as u32, Relaxed);
-        settings.alive_until.store(clock().saturating_add(nanos(LIFE)), Relaxed);
+        let offset = |unix: u64, read_at: u64| unix.wrapping_sub(read_at);
+        let told = offset(settings.unix_nanos.load(Relaxed), settings.unix_read_at.load(Relaxed));
+        let off_by = told.wrapping_sub(offset(nanos(unix), read_at)).cast_signed().unsigned_abs();
+        if off_by >= nanos(DRIFT) || read_at > clock() {
+            settings.unix_nanos.store(nanos(unix), Relaxed);
+            settings.unix_read_at.store(read_at, Relaxed);
+        }
     }
 
     /// Sets or clears one of the settings.
@@ -225,6 +237,8 @@ const MODE_OFF: u8 = 0;
 
 /// For how long the program goes on without hearing of this process.
 const LIFE: Duration = Duration::from_secs(2);
+/// How far the program's clock may be from Unix time: less than its unit in a cookie.
+const DRIFT: Duration = Duration::from_millis(1);
 
 /// As in `engine::pressure`.
 const RATE_WINDOW: Duration = Duration::from_millis(100);
