@@ -164,6 +164,8 @@ fn engine(c: &mut Criterion) {
     };
     bench.handle(Side::Client, &write(&ack));
     let answer = SegmentSpec { seq: SeqNumber(77), ack: Some(iss.add(1)), ..syn };
+    // Its answer to the SYN, and to the second.
+    bench.handle(Side::Server, &write(&swap(answer)));
     bench.handle(Side::Server, &write(&swap(answer)));
     let data = SegmentSpec {
         seq: SeqNumber(78),

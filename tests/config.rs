@@ -32,7 +32,8 @@ fn mistakes_in_a_service_are_named_with_line_and_column() {
             "prots = [1]",
             "8:1: service \"web\": unknown key \"prots\"; known here: name, address, ports, mode, early_data, \
                          require_timestamps, mss, wscale, sack, timestamps, ecn, max_flows, max_half_open, activate_at, \
-                         deactivate_at, min_active, syn_timeout, budgets, server_speaks_first, reset_unknown, refuse_silent",
+                         deactivate_at, min_active, syn_timeout, budgets, server_speaks_first, second_syn, \
+                         reset_unknown, refuse_silent",
         ),
         (
             "mode = \"clever\"",
@@ -395,6 +396,7 @@ ecn = true
 max_flows = 20
 max_half_open = 5
 server_speaks_first = true
+second_syn = false
 reset_unknown = true
 refuse_silent = true
 activate_at = { half_open = 300, syn_rate = 2_000 }
@@ -468,7 +470,9 @@ workers = 64
         reset_expired: true,
     };
     assert_eq!(config.limits, limits);
-    assert!(service.server_speaks_first && service.reset_unknown && service.refuse_silent);
+    assert!(
+        service.server_speaks_first && !service.second_syn && service.reset_unknown && service.refuse_silent
+    );
     let rate = NonZeroU32::new;
     let budgets = Budgets {
         synack: None,

@@ -211,6 +211,7 @@ fn service(entry: &Value<'_>, index: usize, limits: &Limits, problems: &mut Prob
     let budgets = budgets(&mut section, problems);
     let mut flag = |key, default| section.read(key, default, problems, value::boolean);
     let server_speaks_first = flag("server_speaks_first", default.server_speaks_first);
+    let second_syn = flag("second_syn", default.second_syn);
     let reset_unknown = flag("reset_unknown", default.reset_unknown);
     let refuse_silent = flag("refuse_silent", default.refuse_silent);
     let (name_at, address_at) = (section.position("name"), section.position("address"));
@@ -231,6 +232,7 @@ fn service(entry: &Value<'_>, index: usize, limits: &Limits, problems: &mut Prob
         syn_timeout,
         budgets,
         server_speaks_first,
+        second_syn,
         reset_unknown,
         refuse_silent,
     };

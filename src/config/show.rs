@@ -99,6 +99,7 @@ fn render_service(page: &mut Page, service: &Service, limits: &Limits) {
     }
     for (key, value, default) in [
         ("server_speaks_first", service.server_speaks_first, default.server_speaks_first),
+        ("second_syn", service.second_syn, default.second_syn),
         ("reset_unknown", service.reset_unknown, default.reset_unknown),
         ("refuse_silent", service.refuse_silent, default.refuse_silent),
     ] {

@@ -38,7 +38,7 @@ pub(crate) fn decode(tsecr: u32) -> Content {
     Content { ecn: tsecr & ECN != 0, scale, mac8: mac8 ^ fold(tsecr >> CLOCK_SHIFT) }
 }
 
-/// How long before `unix` the TSval that `tsecr` echoes was made, to one tick more or less; at most [`LAP`].
+/// How long before `unix` the TSval that `tsecr` echoes was made, to one tick more or less; at most 37 minutes.
 pub(crate) fn age(tsecr: u32, unix: Duration) -> Duration {
     let ticks = clock_at(unix).wrapping_sub(tsecr >> CLOCK_SHIFT) & CLOCK;
     Duration::from_nanos(u64::from(ticks) << TICK_SHIFT)

@@ -6,12 +6,15 @@ use core::time::Duration;
 use super::classify::{Arrival, verify};
 use super::flow::{End, Flow, FlowState, Storm};
 use super::lent::Place;
+use super::policy::{Service, ServiceId};
 use super::resume::Resuming;
+use super::second_syn::Echo;
 use super::service::ServerAnswer;
 use super::translate::{Rescale, ServerClock, Translation};
 use super::verdict::{DropReason, Verdict};
 use crate::cookie::Offer;
 use crate::table::early_data::{EarlyData, Room};
+use crate::table::flow_key::FlowKey;
 use crate::time::Instant;
 use crate::wire::ethernet::LinkHeader;
 use crate::wire::seq::SeqNumber;
@@ -32,6 +35,8 @@ pub(super) struct Handshake {
     /// The client's latest TSval.
     pub(super) client_tsval: u32,
     pub(super) offer: Offer,
+    /// How long the cookie was out, if it told: about the client's round trip.
+    pub(super) round_trip: Option<Duration>,
     /// The client's latest window field.
     pub(super) window: u16,
     /// The window scale that the client was told the server uses.
@@ -61,6 +66,8 @@ pub(super) struct Backend {
     was_hurried: bool,
     /// Its SYN has not been sent: a RST to the server is under way, and would end what the SYN opens.
     waits: bool,
+    /// The server's answer, while that to a second SYN is awaited.
+    answer: Option<ServerAnswer>,
     /// The server has answered; a flow is taking over.
     is_done: bool,
 }
@@ -72,12 +79,33 @@ pub(super) struct Completion {
     pub(super) fin: bool,
     /// What the server's SYN-ACK says.
     pub(super) said: ServerAnswer,
+    /// What its acknowledgement echoes.
+    pub(super) echo: Echo,
+    /// Whether a second SYN was answered, if one was sent.
+    pub(super) is_second_answered: Option<bool>,
+}
+
+/// The connection that something is done to.
+#[derive(Clone, Copy)]
+pub(super) struct Subject<'a> {
+    pub(super) id: ServiceId,
+    pub(super) service: &'a Service,
+    pub(super) key: FlowKey,
+}
+
+impl<'a> Subject<'a> {
+    /// The connection of a segment.
+    pub(super) fn of(arrival: &Arrival<'a>) -> Subject<'a> {
+        Subject { id: arrival.id, service: arrival.service, key: arrival.key }
+    }
 }
 
 /// What a server's segment means to the entry.
 pub(super) enum Answer {
     /// The connection is open.
     Established(Completion),
+    /// It is, but for the answer to a second SYN.
+    AskAgain(Handshake, ServerAnswer),
     /// The server refused it.
     Refused(Handshake),
     /// It is no answer: RST for what it acknowledges, and perhaps the SYN again.
@@ -94,6 +122,8 @@ pub(super) enum FromClient {
 
 /// What a timeout leads to.
 pub(super) enum Timeout {
+    /// The second SYN was not answered: the first was.
+    Complete(Completion),
     /// The SYN that waited.
     Send(Handshake),
     Resend(Handshake),
@@ -103,21 +133,31 @@ pub(super) enum Timeout {
 impl Backend {
     /// A connection whose first SYN is about to be sent, or after a while if it `waits`.
     pub(super) fn new(handshake: Handshake, early: EarlyData, fin: bool, waits: bool) -> Backend {
-        Backend { handshake, early, fin, retries: 0, was_hurried: false, waits, is_done: false }
+        Backend { handshake, early, fin, retries: 0, was_hurried: false, waits, answer: None, is_done: false }
     }
 
     /// The handshake, if a SYN with `seq` was sent to the server and no answer has come.
     pub(super) fn sent_syn(&self, seq: SeqNumber) -> Option<Handshake> {
-        (!self.is_done && !self.waits && seq == self.handshake.client_iss).then_some(self.handshake)
+        let is_waiting = !self.is_done && !self.waits && self.answer.is_none();
+        (is_waiting && seq == self.handshake.client_iss).then_some(self.handshake)
+    }
+
+    /// Whether the server has answered, and is asked again.
+    pub(super) fn is_answered(&self) -> bool {
+        self.answer.is_some()
     }
 
     /// Whether the server has let a timeout pass.
     pub(super) fn is_unanswered(&self) -> bool {
-        self.retries > 0 && !self.is_done
+        self.retries > 0 && self.answer.is_none() && !self.is_done
     }
 
-    /// Moves on after the server was silent for a timeout; how long the next one is.
-    pub(super) fn time_out(&mut self) -> (Timeout, Duration) {
+    /// Moves on after the server was silent for a timeout; how long the next one is. `empty` takes the place of the early data
+    /// if the connection is open.
+    pub(super) fn time_out(&mut self, empty: EarlyData) -> (Timeout, Duration) {
+        if let Some(first) = self.answer {
+            return (Timeout::Complete(self.complete(first, Echo::Own, empty)), FIRST_TIMEOUT);
+        }
         self.was_hurried = false;
         if core::mem::take(&mut self.waits) {
             return (Timeout::Send(self.handshake), FIRST_TIMEOUT);
@@ -202,18 +242,23 @@ impl Backend {
         FromClient::Settled(Verdict::Consume)
     }
 
-    /// Handles a server's segment; `empty` takes the place of the early data when the connection is open.
+    /// Handles a server's segment; `empty` takes the place of the early data when the connection is open. `asks_again` if a
+    /// second SYN is to follow the first answer.
     pub(super) fn handle_server(
         &mut self,
         arrival: &Arrival<'_>,
         frame: &[u8],
         empty: EarlyData,
         now: Instant,
+        asks_again: impl FnOnce() -> bool,
     ) -> Answer {
         let flags = arrival.flags;
         let acknowledges_syn = flags.has(Flags::ACK) && arrival.ack == self.handshake.client_iss.add(1);
         if self.is_done || self.waits || verify(arrival, frame).is_err() {
             return Answer::Unexpected { resend: None, wants_reset: false };
+        }
+        if let Some(first) = self.answer {
+            return self.answered_twice(first, arrival, frame, empty);
         }
         if flags.has(Flags::RST) {
             // Only a RST that acknowledges our SYN is an answer to it (RFC 9293 §3.10.7.3).
@@ -227,10 +272,15 @@ impl Backend {
             return Answer::Unexpected { resend: None, wants_reset: false };
         }
         if flags.has(Flags::SYN) && acknowledges_syn {
-            self.is_done = true;
-            let early = core::mem::replace(&mut self.early, empty);
             let said = ServerAnswer::of(arrival, frame);
-            return Answer::Established(Completion { handshake: self.handshake, early, fin: self.fin, said });
+            if asks_again() {
+                self.answer = Some(said);
+                return Answer::AskAgain(self.handshake, said);
+            }
+            return Answer::Established(Completion {
+                is_second_answered: None,
+                ..self.complete(said, Echo::Own, empty)
+            });
         }
         if !flags.has(Flags::ACK) {
             return Answer::Unexpected { resend: None, wants_reset: false };
@@ -244,6 +294,36 @@ impl Backend {
 }
 
 impl Backend {
+    /// What follows a server's first answer and the second SYN. All but a SYN-ACK says that there will be none: the connection
+    /// opens by the first. Whoever guards the server (a packet filter that limits SYNs) may answer the second SYN by a RST; if it
+    /// is the server itself that has changed its mind, it says so again to the ACK.
+    fn answered_twice(
+        &mut self,
+        first: ServerAnswer,
+        arrival: &Arrival<'_>,
+        frame: &[u8],
+        empty: EarlyData,
+    ) -> Answer {
+        if !arrival.flags.has(Flags::ACK) || arrival.ack != self.handshake.client_iss.add(1) {
+            return Answer::Unexpected { resend: None, wants_reset: false };
+        }
+        let is_second = arrival.flags.has(Flags::SYN);
+        let echo = match is_second {
+            true => Echo::between(&first, &ServerAnswer::of(arrival, frame), &self.handshake),
+            false => Echo::Own,
+        };
+        let completion = self.complete(first, echo, empty);
+        Answer::Established(Completion { is_second_answered: Some(is_second), ..completion })
+    }
+
+    /// The connection is open by the server's answer: all that the flow is made of.
+    fn complete(&mut self, said: ServerAnswer, echo: Echo, empty: EarlyData) -> Completion {
+        self.is_done = true;
+        let early = core::mem::replace(&mut self.early, empty);
+        let is_second_answered = Some(false);
+        Completion { handshake: self.handshake, early, fin: self.fin, said, echo, is_second_answered }
+    }
+
     /// Whether a SYN-ACK may be the one of before, which was on its way when the server was told to forget it, or whose server
     /// the RST has not reached: to acknowledge that would open what is about to end. Long after that it answers our SYN: the
     /// server chooses the same ISS for the same SYN, as one with cookies of its own may, or never got the RST.
@@ -256,24 +336,24 @@ impl Backend {
 
 impl Completion {
     /// The flow that the server's SYN-ACK opens.
-    pub(super) fn flow(&self, arrival: &Arrival<'_>, now: Instant) -> Flow {
+    pub(super) fn flow(&self, subject: &Subject<'_>, now: Instant) -> Flow {
         let handshake = &self.handshake;
         let early = u32::try_from(self.early.octets().len()).unwrap_or(0).wrapping_add(u32::from(self.fin));
         let first = handshake.client_iss.add(1);
-        let offered = u32::from(arrival.service.early_data).max(u32::from(arrival.window));
+        let offered = u32::from(subject.service.early_data).max(u32::from(self.said.window));
         let window = u32::from(handshake.window).wrapping_shl(u32::from(self.client_window().from));
         let server_ts = self.said.options.timestamps.map_or(0, |(value, _)| value);
         Flow {
-            service: arrival.id,
+            service: subject.id,
             state: if self.fin { FlowState::HalfClosed } else { FlowState::Established },
             is_direct: false,
             is_watched: false,
             challenged: None,
             client_iss: handshake.client_iss,
-            server_iss: arrival.seq,
+            server_iss: self.said.iss,
             client_tsval: self.said.options.timestamps.map(|_| handshake.client_tsval),
             translation: Translation {
-                delta: arrival.seq.distance_from(handshake.cookie_iss),
+                delta: self.said.iss.distance_from(handshake.cookie_iss),
                 ts_delta: server_ts.wrapping_sub(handshake.cookie_ts),
                 server_clock: ServerClock::new(server_ts),
                 server_window: self.server_window(),
@@ -284,14 +364,14 @@ impl Completion {
             client: End {
                 is_known: true,
                 next: first.add(early),
-                acked: arrival.seq.add(1),
-                edge: arrival.seq.add(1).add(window),
+                acked: self.said.iss.add(1),
+                edge: self.said.iss.add(1).add(window),
                 max_window: window,
                 fin: self.fin.then_some(first.add(early)),
             },
             server: End {
                 is_known: true,
-                next: arrival.seq.add(1),
+                next: self.said.iss.add(1),
                 acked: first,
                 edge: first.add(offered),
                 max_window: offered,

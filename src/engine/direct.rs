@@ -4,6 +4,7 @@
 //! have opened is a note: see `note`.
 
 use super::Step;
+use super::backend::Subject;
 use super::classify::{Arrival, Stance, verify};
 use super::flow::Flow;
 use super::half_open::{HalfOpen, Phase};
@@ -149,7 +150,7 @@ impl Step<'_> {
             && !self.shared.flows.contains(&arrival.key)
         {
             // Nothing more of it would pass: both ends are told at once.
-            self.reset_both(arrival, &direct.handshake);
+            self.reset_both(&Subject::of(arrival), &direct.handshake);
             return Verdict::Drop(DropReason::FlowTableFull);
         }
         self.counters(arrival.id).direct_completed.add(1);

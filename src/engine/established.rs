@@ -229,8 +229,12 @@ fn syn_ack_again(flow: &Flow, side: Side, arrival: &Arrival<'_>) -> Option<Ackno
         ack: if is_the_same { arrival.end } else { flow.client.acked },
         window: u16::try_from(scaled).unwrap_or(u16::MAX),
         tsval: flow.client_tsval,
-        // TSval of another connection is not TS.Recent of this one (RFC 7323 §4.3).
-        echo: (!is_the_same).then(|| flow.translation.server_clock.latest()),
+        echo: match is_the_same {
+            // It keeps the connection in mind, and is to take no round-trip sample from us (`second_syn`).
+            true => arrival.service.second_syn.then_some(0),
+            // TSval of another connection is not TS.Recent of this one (RFC 7323 §4.3).
+            false => Some(flow.translation.server_clock.latest()),
+        },
     })
 }
 

@@ -2,6 +2,7 @@
 //! it has returned a cookie.
 
 use core::net::IpAddr;
+use core::time::Duration;
 
 use super::Step;
 use super::backend::{Forgotten, Handshake};
@@ -28,6 +29,8 @@ pub(super) struct Redemption {
     epoch: u64,
     /// TSval and TSecr of the ACK.
     timestamps: (u32, u32),
+    /// See [`Handshake::round_trip`].
+    round_trip: Option<Duration>,
     /// See [`Handshake::forgotten`].
     forgotten: Option<Forgotten>,
     /// The ACK is a keep-alive or window probe: its SEG.SEQ lies before the data and it carries none that counts.
@@ -214,6 +217,7 @@ impl Step<'_> {
             offer,
             epoch,
             timestamps: timestamps.unwrap_or_default(),
+            round_trip: timestamps.map(|(_, echo)| cookie::age(echo, keys.clock.unix_at(self.now))),
             forgotten: None,
             is_probe,
         };
@@ -268,6 +272,7 @@ impl Step<'_> {
             cookie_ts: redemption.timestamps.1,
             client_tsval: redemption.timestamps.0,
             offer: redemption.offer,
+            round_trip: redemption.round_trip,
             window: arrival.window,
             told_wscale: self.shared.service(arrival.id).promised_wscale(redemption.epoch),
             forgotten: redemption.forgotten,

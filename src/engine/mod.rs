@@ -37,6 +37,7 @@ mod repeat;
 mod replay;
 mod reply;
 mod resume;
+mod second_syn;
 mod service;
 pub mod sightings;
 mod snapshot;

@@ -127,6 +127,8 @@ pub struct Service {
     /// The server is the first to send (SMTP, SSH): a client whose ACK is lost waits for ever unless the SYN-ACK is
     /// repeated.
     pub server_speaks_first: bool,
+    /// The server is sent a second SYN, so that it takes no round-trip sample from synwall (`engine::second_syn`).
+    pub second_syn: bool,
     /// An ACK that belongs to no connection and carries no cookie is answered with RST, within the budget, so that a
     /// client whose connection was lost (a restart) notices at once. So is a server's.
     pub reset_unknown: bool,
@@ -153,6 +155,7 @@ impl Default for Service {
             syn_timeout: Duration::from_secs(20),
             budgets: Budgets::default(),
             server_speaks_first: false,
+            second_syn: true,
             reset_unknown: false,
             refuse_silent: false,
         }

@@ -1,33 +1,33 @@
 //! What follows the server's SYN-ACK: its acknowledgement, and the early data in order.
 
 use super::Step;
-use super::backend::Completion;
-use super::classify::Arrival;
+use super::backend::{Completion, Subject};
 use super::service::{default_mss, mss_of_mtu};
 use super::translate::Rescale;
 use super::verdict::Side;
 use crate::cookie::layout::SMALLEST_MSS;
 use crate::wire::build::SegmentSpec;
+use crate::wire::frame::Version;
 use crate::wire::tcp::Flags;
 use crate::wire::tcp_options::SynOptions;
 
 impl Step<'_> {
     /// ACKs the server's SYN-ACK, with the early data if there is any: as much as its window takes. What is left the
     /// client sends again, for nobody has acknowledged it.
-    pub(super) fn replay(&mut self, arrival: &Arrival<'_>, completion: &Completion) {
-        let (handshake, answer) = (&completion.handshake, &completion.said.options);
-        let timestamps = answer.timestamps.map(|(value, _)| (handshake.client_tsval, value));
+    pub(super) fn replay(&mut self, subject: &Subject<'_>, completion: &Completion) {
+        let (handshake, said, answer) = (&completion.handshake, &completion.said, &completion.said.options);
+        let timestamps =
+            answer.timestamps.map(|(value, _)| (handshake.client_tsval, completion.echo.of(value)));
         let ack = SegmentSpec {
             seq: handshake.client_iss.add(1),
-            ack: Some(arrival.seq.add(1)),
+            ack: Some(said.iss.add(1)),
             window: completion.client_window().apply(handshake.window),
             options: SynOptions { timestamps, ..SynOptions::default() },
-            ..handshake.segment_to_server(&arrival.key)
+            ..handshake.segment_to_server(&subject.key)
         };
         let octets = completion.early.octets();
-        // The window of a SYN-ACK is never scaled (RFC 7323 §2.2).
-        let octets_in_window = octets.get(..octets.len().min(usize::from(arrival.window))).unwrap_or(octets);
-        let version = arrival.layout.network.version;
+        let octets_in_window = octets.get(..octets.len().min(usize::from(said.window))).unwrap_or(octets);
+        let version = if subject.key.server().is_ipv4() { Version::V4 } else { Version::V6 };
         let mss = answer.mss.unwrap_or(default_mss(version)).max(SMALLEST_MSS);
         let mss = mss.min(mss_of_mtu(self.policy.mtu, version));
         let room =
@@ -48,15 +48,15 @@ impl Step<'_> {
             self.send(Side::Server, &SegmentSpec { seq, flags, payload: chunk, ..ack });
             seq = seq.add(u32::try_from(chunk.len()).unwrap_or(0));
         }
-        self.counters(arrival.id).early_data_replayed.add(octets_in_window.len() as u64);
-        self.update_window(arrival, completion);
+        self.counters(subject.id).early_data_replayed.add(octets_in_window.len() as u64);
+        self.update_window(subject, completion);
     }
 
     /// Tells a client that has used most of the window it was given what the server really takes, so that it need not
     /// wait for the server's acknowledgement to learn it.
-    fn update_window(&mut self, arrival: &Arrival<'_>, completion: &Completion) {
-        let given = usize::from(arrival.service.early_data);
-        if completion.early.octets().len() <= given / 2 || arrival.window <= arrival.service.early_data {
+    fn update_window(&mut self, subject: &Subject<'_>, completion: &Completion) {
+        let (given, window) = (subject.service.early_data, completion.said.window);
+        if completion.early.octets().len() <= usize::from(given) / 2 || window <= given {
             return;
         }
         let handshake = &completion.handshake;
@@ -64,7 +64,7 @@ impl Step<'_> {
         let update = SegmentSpec {
             seq: handshake.cookie_iss.add(1),
             ack: Some(handshake.client_iss.add(1)),
-            window: told.apply(arrival.window),
+            window: told.apply(window),
             options: SynOptions {
                 timestamps: completion
                     .said
@@ -73,7 +73,7 @@ impl Step<'_> {
                     .map(|_| (handshake.cookie_ts, handshake.client_tsval)),
                 ..SynOptions::default()
             },
-            ..handshake.segment_to_client(&arrival.key)
+            ..handshake.segment_to_client(&subject.key)
         };
         self.send(Side::Client, &update);
     }

@@ -6,6 +6,8 @@ use super::Step;
 use super::backend::Handshake;
 use super::classify::Arrival;
 use super::flow::Flow;
+use super::second_syn::second_offer;
+use super::service::ServerAnswer;
 use super::verdict::Side;
 use crate::table::flow_key::FlowKey;
 use crate::wire::build::SegmentSpec;
@@ -57,6 +59,18 @@ impl Handshake {
             },
             ..self.segment_to_server(key)
         }
+    }
+
+    /// The SYN once more, behind the server's first answer.
+    pub(super) fn second_syn<'a>(
+        &self,
+        key: &FlowKey,
+        mss_limit: u16,
+        first: &ServerAnswer,
+    ) -> SegmentSpec<'a> {
+        let offer = second_offer(self.offer, first);
+        let syn = self.syn(key, mss_limit);
+        SegmentSpec { options: SynOptions { wscale: offer.wscale, sack: offer.sack, ..syn.options }, ..syn }
     }
 
     /// A bare segment to the server in the client's name.

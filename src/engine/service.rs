@@ -6,10 +6,12 @@ use super::classify::Arrival;
 use super::grace::Grace;
 use super::policy::{ServerOptions, Service};
 use super::pressure::Pressure;
+use super::second_syn::SecondSyns;
 use crate::cookie::Offer;
 use crate::table::budget::Budget;
 use crate::table::ripe::Ripe;
 use crate::wire::frame::Version;
+use crate::wire::seq::SeqNumber;
 use crate::wire::tcp::{Flags, Segment};
 use crate::wire::tcp_options::{MAX_WINDOW_SCALE, SynOptions};
 
@@ -37,11 +39,16 @@ pub(super) struct ServiceState {
     pub(super) ripe_flows: Ripe,
     /// The same of half-open entries.
     pub(super) ripe_half_open: Ripe,
+    pub(super) second_syns: SecondSyns,
 }
 
 /// What the server says in its SYN-ACK.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct ServerAnswer {
+    /// Its ISS.
+    pub(super) iss: SeqNumber,
+    /// Its window, which in a SYN-ACK is never scaled (RFC 7323 §2.2).
+    pub(super) window: u16,
     pub(super) options: SynOptions,
     /// It takes part in ECN: ECE without CWR (RFC 3168 §6.1.1).
     pub(super) ecn: bool,
@@ -51,7 +58,12 @@ impl ServerAnswer {
     /// The answer in the server's SYN-ACK.
     pub(super) fn of(arrival: &Arrival<'_>, frame: &[u8]) -> ServerAnswer {
         let options = SynOptions::parse(Segment::new(frame, arrival.layout).options());
-        ServerAnswer { options, ecn: arrival.flags.has(Flags::ECE) && !arrival.flags.has(Flags::CWR) }
+        ServerAnswer {
+            iss: arrival.seq,
+            window: arrival.window,
+            options,
+            ecn: arrival.flags.has(Flags::ECE) && !arrival.flags.has(Flags::CWR),
+        }
     }
 }
 
@@ -299,7 +311,7 @@ mod tests {
     fn only_what_was_offered_is_learned() {
         let state = ServiceState::default();
         let nothing = Offer { mss: 1460, wscale: None, sack: false, timestamps: false, ecn: false };
-        let said = |options, ecn| ServerAnswer { options, ecn };
+        let said = |options, ecn| ServerAnswer { options, ecn, ..ServerAnswer::default() };
         state.learn(&nothing, &said(SynOptions { mss: Some(1400), ..SynOptions::default() }, true));
         let learned = Learned::unpack(state.learned.load(Ordering::Relaxed));
         assert_eq!(learned, Learned { mss: Some(1400), ..Learned::default() });

@@ -85,6 +85,8 @@ counters! {
         backend_syn,
         /// SYNs sent to the server again.
         backend_syn_retransmitted,
+        /// Second SYNs, behind the server's first answer.
+        backend_syn_second,
         /// Handshakes with the server that completed.
         backend_established,
         /// The server answered a SYN with RST.

@@ -76,6 +76,7 @@ impl Direct {
             cookie_ts: 0,
             client_tsval: 0,
             offer,
+            round_trip: None,
             window: arrival.window,
             told_wscale: 0,
             forgotten: None,

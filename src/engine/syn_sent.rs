@@ -3,14 +3,15 @@
 
 use super::Step;
 use super::backend::{
-    Answer, Backend, Completion, FIRST_TIMEOUT, FromClient, Handshake, RESET_SETTLES, Timeout,
+    Answer, Backend, Completion, FIRST_TIMEOUT, FromClient, Handshake, RESET_SETTLES, Subject, Timeout,
 };
 use super::classify::{Arrival, Stance};
 use super::flow::Flow;
 use super::half_open::{HalfOpen, Phase};
 use super::policy::ServiceId;
 use super::reply;
-use super::service::mss_of_mtu;
+use super::second_syn::ANSWER_TIMEOUT;
+use super::service::{ServerAnswer, mss_of_mtu};
 use super::verdict::{DropReason, Side, Verdict};
 use crate::table::capped::{Caps, Refused};
 use crate::table::early_data::{EarlyData, Room};
@@ -160,15 +161,28 @@ impl Step<'_> {
     /// Handles a server's segment while its answer to our SYN is awaited; `None` if there is no such entry.
     pub(super) fn syn_sent_server(&mut self, arrival: &Arrival<'_>, frame: &[u8]) -> Option<Verdict> {
         let (pool, now) = (self.shared.early_data.clone(), self.now);
-        let answer = self.shared.half_open.with(&arrival.key, |entry| match &mut entry.phase {
-            Phase::Backend(backend) => {
-                let empty = EarlyData::new(pool, arrival.id.index());
-                Some(backend.handle_server(arrival, frame, empty, now))
+        let second_syns = &self.shared.service(arrival.id).second_syns;
+        let asks_again = || arrival.service.second_syn && second_syns.are_worth_it();
+        let answer = self.shared.half_open.with(&arrival.key, |entry| {
+            let Phase::Backend(backend) = &mut entry.phase else { return None };
+            let answer = backend.handle_server(
+                arrival,
+                frame,
+                EarlyData::new(pool, arrival.id.index()),
+                now,
+                asks_again,
+            );
+            if matches!(answer, Answer::AskAgain(..)) {
+                entry.deadline = now.after(ANSWER_TIMEOUT);
             }
-            Phase::Direct(_) | Phase::Outgoing(_) => None,
+            Some(answer)
         })??;
         match answer {
-            Answer::Established(completion) => Some(self.complete(arrival, &completion)),
+            Answer::Established(completion) => Some(self.complete(&Subject::of(arrival), &completion)),
+            Answer::AskAgain(handshake, said) => {
+                self.ask_again(arrival, &handshake, &said);
+                Some(Verdict::Consume)
+            }
             Answer::Refused(handshake) => {
                 self.remember_refusal(&arrival.key);
                 self.refuse(arrival.id, &arrival.key, &handshake);
@@ -188,26 +202,38 @@ impl Step<'_> {
         }
     }
 
+    /// The server has answered: what it does with the SYN once more tells how to keep its round-trip estimate clean.
+    fn ask_again(&mut self, arrival: &Arrival<'_>, handshake: &Handshake, said: &ServerAnswer) {
+        self.arm_half_open(arrival.key, self.now.after(ANSWER_TIMEOUT));
+        self.counters(arrival.id).backend_syn_second.add(1);
+        let limit = mss_of_mtu(self.policy.mtu, arrival.layout.network.version);
+        self.send(Side::Server, &handshake.second_syn(&arrival.key, limit, said));
+    }
+
     /// The server has answered: the flow is open, and what the client has sent meanwhile is replayed.
-    fn complete(&mut self, arrival: &Arrival<'_>, completion: &Completion) -> Verdict {
+    fn complete(&mut self, subject: &Subject<'_>, completion: &Completion) -> Verdict {
         let handshake = &completion.handshake;
-        self.shared.service(arrival.id).note_handshake(true);
-        self.shared.service(arrival.id).learn(&handshake.offer, &completion.said);
+        let state = self.shared.service(subject.id);
+        state.note_handshake(true);
+        state.learn(&handshake.offer, &completion.said);
+        if let Some(is_answered) = completion.is_second_answered {
+            state.second_syns.note(is_answered);
+        }
         if handshake.offer.timestamps && completion.said.options.timestamps.is_none() {
-            return self.fail_without_timestamps(arrival, handshake);
+            return self.fail_without_timestamps(subject, handshake);
         }
         // The flow is there before the half-open entry goes: a segment that another worker handles meanwhile finds one
         // of the two.
-        let flow = completion.flow(arrival, self.now);
+        let flow = completion.flow(subject, self.now);
         let deadline = flow.deadline(&self.policy.limits);
-        let admitted = self.admit_flow(arrival.key, flow);
-        let counters = self.counters(arrival.id);
-        if let Some(entry) = self.shared.half_open.remove_if(&arrival.key, HalfOpen::is_backend) {
-            let row = self.stats.service(Some(arrival.id));
+        let admitted = self.admit_flow(subject.key, flow);
+        let counters = self.counters(subject.id);
+        if let Some(entry) = self.shared.half_open.remove_if(&subject.key, HalfOpen::is_backend) {
+            let row = self.stats.service(Some(subject.id));
             row.handshake.observe(self.now.since(entry.admitted));
         }
         if let Err(refused) = admitted {
-            self.reset_both(arrival, handshake);
+            self.reset_both(subject, handshake);
             return Verdict::Drop(match refused {
                 Refused::ShareFull => DropReason::SourceShareFull,
                 Refused::Full | Refused::Exists => DropReason::FlowTableFull,
@@ -215,28 +241,28 @@ impl Step<'_> {
         }
         counters.backend_established.add(1);
         counters.flows_proxied.add(1);
-        self.arm_flow(arrival.key, deadline);
-        self.replay(arrival, completion);
+        self.arm_flow(subject.key, deadline);
+        self.replay(subject, completion);
         Verdict::Consume
     }
 
     /// The client was promised timestamps and would discard every segment without them (RFC 7323 §3.2).
-    fn fail_without_timestamps(&mut self, arrival: &Arrival<'_>, handshake: &Handshake) -> Verdict {
-        self.shared.half_open.remove_if(&arrival.key, HalfOpen::is_backend);
-        self.counters(arrival.id).backend_no_timestamps.add(1);
-        self.reset_both(arrival, handshake);
+    fn fail_without_timestamps(&mut self, subject: &Subject<'_>, handshake: &Handshake) -> Verdict {
+        self.shared.half_open.remove_if(&subject.key, HalfOpen::is_backend);
+        self.counters(subject.id).backend_no_timestamps.add(1);
+        self.reset_both(subject, handshake);
         Verdict::Consume
     }
 
-    pub(super) fn reset_both(&mut self, arrival: &Arrival<'_>, handshake: &Handshake) {
-        let counters = self.counters(arrival.id);
+    pub(super) fn reset_both(&mut self, subject: &Subject<'_>, handshake: &Handshake) {
+        let counters = self.counters(subject.id);
         counters.reset_client.add(1);
         counters.reset_server.add(1);
-        self.send(Side::Client, &handshake.reset_client(&arrival.key));
+        self.send(Side::Client, &handshake.reset_client(&subject.key));
         let reset = SegmentSpec {
             seq: handshake.client_iss.add(1),
             flags: Flags::RST,
-            ..handshake.segment_to_server(&arrival.key)
+            ..handshake.segment_to_server(&subject.key)
         };
         self.send(Side::Server, &reset);
     }
@@ -265,6 +291,13 @@ impl Step<'_> {
     pub(super) fn syn_sent_timeout(&mut self, key: &FlowKey, service: ServiceId, timeout: &Timeout) {
         let counters = self.counters(service);
         match timeout {
+            Timeout::Complete(completion) => match self.policy.service(service) {
+                Some(of) => {
+                    let _ = self.complete(&Subject { id: service, service: of, key: *key }, completion);
+                }
+                // A service that is no more opens nothing: the server's SYN-ACK is reset when it comes again.
+                None => drop(self.shared.half_open.remove_if(key, HalfOpen::is_backend)),
+            },
             Timeout::Send(handshake) => {
                 counters.backend_syn.add(1);
                 self.send_syn(key, handshake);

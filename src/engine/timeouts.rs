@@ -13,6 +13,7 @@ use super::patience;
 use super::policy::{Policy, ServiceId};
 use super::syn_received::Overdue;
 use super::{Shared, Step};
+use crate::table::early_data::EarlyData;
 use crate::table::flow_key::FlowKey;
 use crate::table::timers::{Due, Timers};
 use crate::time::Instant;
@@ -172,7 +173,7 @@ fn expire(policy: &Policy, shared: &Shared, key: &FlowKey, entry: &mut HalfOpen,
     let fill = shared.half_open_fill(policy, key, entry);
     let is_out_of_patience = patience::is_over(fill, now.since(entry.admitted));
     let expiry = match &mut entry.phase {
-        Phase::Backend(backend) if is_out_of_patience => {
+        Phase::Backend(backend) if is_out_of_patience && !backend.is_answered() => {
             Expiry::Backend(entry.service, Timeout::GiveUp(backend.handshake))
         }
         _ if now < entry.deadline => Expiry::Nothing,
@@ -183,7 +184,8 @@ fn expire(policy: &Policy, shared: &Shared, key: &FlowKey, entry: &mut HalfOpen,
             Expiry::Direct(entry.service, overdue)
         }
         Phase::Backend(backend) => {
-            let (timeout, next) = backend.time_out();
+            let empty = EarlyData::new(shared.early_data.clone(), entry.service.index());
+            let (timeout, next) = backend.time_out(empty);
             entry.deadline = now.after(next);
             Expiry::Backend(entry.service, timeout)
         }

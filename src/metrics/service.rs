@@ -45,6 +45,11 @@ const SERVICE_COUNTERS: &[ServiceCounter] = &[
         "SYNs sent to the server again because it had not answered.",
         |v| v.backend_syn_retransmitted,
     ),
+    (
+        "synwall_backend_syn_second_total",
+        "Second SYNs, sent behind the server's first answer for it to take no round-trip sample (second_syn).",
+        |v| v.backend_syn_second,
+    ),
     ("synwall_backend_established_total", "Handshakes with the server that completed.", |v| {
         v.backend_established
     }),

@@ -160,7 +160,8 @@ fn direct_segments_within_the_scaled_window_are_the_connection_s() {
         destination_port: 80,
     };
     let offer = cookie::Offer { mss: 1460, wscale: Some(7), sack: true, timestamps: false, ecn: false };
-    let minted = cookie::mint(&ring, &tuple, SeqNumber(c(20_000).wrapping_sub(1)), &offer, 5_000);
+    let minted =
+        cookie::mint(&ring, &tuple, SeqNumber(c(20_000).wrapping_sub(1)), &offer, Duration::from_secs(5_000));
     let verdict = lab.client(seg(ACK, c(20_000)).ack(minted.isn.0.wrapping_add(1)).data(&[0; 1448]));
     assert_eq!(verdict, Verdict::Forward, "{:?}", prints(&mut lab));
 }

@@ -172,6 +172,8 @@ pub fn service(mode: Mode) -> Service {
         ports,
         mode,
         max_half_open: 1_000,
+        // Stories with the second SYN are in `second_syn`; the others are told without.
+        second_syn: false,
         ..Service::default()
     }
 }

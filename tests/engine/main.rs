@@ -35,6 +35,7 @@ mod random_frames;
 mod restart;
 mod resumed;
 mod script;
+mod second_syn;
 mod sightings;
 mod silence;
 mod syn_sent;

@@ -40,7 +40,7 @@ fn what_differs_from_a_plain_wire_is_what_is_documented() {
     // What chance adds once, such as a segment sent again because its end was not scheduled in time, it does not add thrice.
     let mut unlike = Vec::new();
     for _ in 0..3 {
-        lab.start(&CONFIG.replace(ALWAYS, &format!("{ALWAYS}\nwscale = 10\necn = true")));
+        lab.start(&CONFIG.replace(ALWAYS, &format!("{ALWAYS}\nwscale = 10\necn = true\nsecond_syn = false")));
         // The first connection teaches synwall what the server supports.
         lab.run("client", &["curl", "-sf", "--max-time", "5", "-o", "/dev/null", "http://198.18.255.2/"]);
         lab.run(

@@ -34,6 +34,7 @@ mod bridge;
 mod connections;
 mod control_abuse;
 mod differential;
+mod estimates;
 mod failures;
 mod flood;
 mod loss;

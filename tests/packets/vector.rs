@@ -101,6 +101,8 @@ pub struct ServiceSpec {
     pub ecn: Option<bool>,
     pub require_timestamps: Option<bool>,
     pub reset_unknown: Option<bool>,
+    /// Whether the server is asked twice; not unless it is said.
+    pub second_syn: Option<bool>,
 }
 
 pub fn prefix(text: &str) -> Prefix {
@@ -127,6 +129,7 @@ impl ServiceSpec {
         service.server.ecn = self.ecn.unwrap_or(service.server.ecn);
         service.require_timestamps = self.require_timestamps.unwrap_or(false);
         service.reset_unknown = self.reset_unknown.unwrap_or(false);
+        service.second_syn = self.second_syn.unwrap_or(false);
         service
     }
 }

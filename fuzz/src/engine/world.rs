@@ -405,6 +405,7 @@ fn policy(low: u8, high: u8) -> Policy {
                 reset_unknown: has(10),
                 server_speaks_first: has(11),
                 refuse_silent: has(12),
+                second_syn: !has(15),
                 budgets: if has(13) { scarce() } else { Budgets::default() },
                 activate_at: Threshold { half_open: 3, syn_rate: 20 },
                 deactivate_at: Threshold { half_open: 1, syn_rate: 2 },

@@ -73,6 +73,8 @@ pub struct Tcp {
     wants_ack: bool,
     wants_reset: bool,
     foreign: Option<Foreign>,
+    /// SYN-ACKs sent of this connection.
+    answers: u32,
 }
 
 struct Send {
@@ -307,6 +309,7 @@ impl Tcp {
             wants_ack: false,
             wants_reset: false,
             foreign: None,
+            answers: 0,
         }
     }
 
@@ -372,11 +375,10 @@ impl Tcp {
         };
         self.send.max = self.send.iss.wrapping_add(1);
         self.send.next = self.send.max;
-        if self.retries == 0 {
-            self.send.timed = Some((self.send.max, now));
-        } else {
-            self.send.timed = None;
-        }
+        self.answers += u32::from(is_answer);
+        // What is sent twice is no measure (Karn's algorithm, RFC 6298 §3).
+        let is_first = self.retries == 0 && self.answers <= 1;
+        self.send.timed = is_first.then_some((self.send.max, now));
         self.put(&syn, out);
     }
 
@@ -510,7 +512,8 @@ impl Tcp {
     /// smoltcp, echoes whatever came last: so it is a fault only of whoever translated it.
     fn check_echo(&mut self, echo: u32) -> bool {
         let (first, last) = self.send.tsvals.unwrap_or_default();
-        let is_ours = within(echo, first, last);
+        // 0 is what a server is told that keeps the connection in mind, and as Linux it does not look at it.
+        let is_ours = within(echo, first, last) || (echo == 0 && self.answers > 0);
         if !is_ours {
             self.blame(false, &format!("TSecr {echo} echoes no TSval of {first} to {last}"));
         }
