@@ -19,8 +19,8 @@ use worlds::world;
 pub fn run(octets: &[u8]) {
     let Ok(plan) = plan(&mut Unstructured::new(octets)) else { return };
     let outcome = world::run(&plan, true, None);
-    assert!(outcome.violations.is_empty(), "{:#?} in {}", outcome.violations, plan.in_words());
-    assert!(outcome.failures.is_empty(), "{:#?} in {}", outcome.failures, plan.in_words());
+    assert!(outcome.violations.is_empty(), "{:#?} in {:?}", outcome.violations, plan.extra);
+    assert!(outcome.failures.is_empty(), "{:#?} in {:?}", outcome.failures, plan.extra);
 }
 
 fn plan(input: &mut Unstructured<'_>) -> Result<World> {

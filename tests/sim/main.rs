@@ -37,13 +37,13 @@ const REGRESSIONS: [u64; 14] = [
 
 /// Worlds of the fixed ranges that go wrong by a fault that is known (docs/simulation.md) and not mended yet. While there is
 /// one, a fresh world that goes wrong is printed and fails nothing.
-const OPEN: [u64; 5] = [386, 628, 642, 1238, 4_294_967_358];
+const OPEN: [u64; 2] = [4_294_967_358, 4_294_967_592];
 
 fn number(name: &str) -> Option<u64> {
     env::var(name).ok().map(|value| value.parse().unwrap_or_else(|_| panic!("{name} must be a number")))
 }
 
-/// The fixed range goes as it went: every count is the pinned one.
+/// The fixed range goes as it went: see `pinned`.
 #[test]
 fn connections_survive_the_grid_as_well_as_on_a_plain_wire() {
     if let Some(seed) = number("SIM_SEED") {

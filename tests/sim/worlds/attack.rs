@@ -84,13 +84,15 @@ pub struct Actor {
     attack: Attack,
     pub left: u32,
     sent: u32,
+    /// Where it sends from, if it is there.
+    own: HashSet<Socket>,
     /// Its addresses that have returned a cookie.
     pub proved: HashSet<Socket>,
 }
 
 impl Actor {
     pub fn new(attack: Attack) -> Actor {
-        Actor { left: attack.frames, attack, sent: 0, proved: HashSet::new() }
+        Actor { left: attack.frames, attack, sent: 0, own: HashSet::new(), proved: HashSet::new() }
     }
 
     pub fn attack(&self) -> &Attack {
@@ -114,6 +116,7 @@ impl Actor {
             Attacker::Router { knows } => router(knows, view, random),
             Attacker::Botnet { networks, .. } => {
                 let from = stranger(view.server.0, (self.sent % u32::from(networks)) as u16, self.sent);
+                self.own.insert(from);
                 Some((Side::Client, syn(self.sent.wrapping_mul(77_777), true).frame(from, view.server)))
             }
         }
@@ -124,7 +127,7 @@ impl Actor {
         let Attacker::Botnet { then, .. } = self.attack.who else { return Vec::new() };
         let Some(layout) = valid(frame) else { return Vec::new() };
         let segment = Segment::new(frame, layout);
-        if segment.flags().0 & (SYN | ACK) != SYN | ACK {
+        if segment.flags().0 & (SYN | ACK) != SYN | ACK || !self.own.contains(&to) {
             return Vec::new();
         }
         let is_first = self.proved.insert(to);
