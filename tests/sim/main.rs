@@ -20,8 +20,8 @@ use worlds::world;
 
 /// Worlds of the grid in a run of scale 1: one turn in each mode with each size of transfer.
 const WORLDS: u64 = CELLS * 24;
-/// Richer worlds in a run of scale 1, two of three with an attacker: a third of all.
-const RICH_WORLDS: u64 = WORLDS;
+/// Richer worlds in a run of scale 1, two of three with an attacker.
+const RICH_WORLDS: u64 = CELLS * 9;
 /// Worlds of a run's fresh ranges, of each kind.
 const FRESH: u64 = CELLS * 3;
 
