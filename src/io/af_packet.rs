@@ -1,7 +1,7 @@
 //! The raw-socket plane: two Ethernet interfaces through pnet's `AF_PACKET` channels.
 //!
 //! Works on any kernel and any interface, changes no setting of the host (promiscuity ends with the sockets), and keeps
-//! super-frames and partial checksums whole (`PACKET_VNET_HDR`). Each worker has one socket a port, which pnet opens and
+//! super-frames and partial checksums whole (`PACKET_VNET_HDR`); what that header cannot describe is cut ([`crate::wire::cut`]). Each worker has one socket a port, which pnet opens and
 //! binds. Frames that fit a slot come through a ring that the kernel fills and go out in batches; longer ones come and go
 //! through pnet's channel. The ring also tells the outer VLAN tag, which the kernel takes off every frame before a packet
 //! socket sees it. With several workers the kernel divides the flows among them.
@@ -105,6 +105,8 @@ impl FrameIo for AfPacket {
 
     fn wait(&mut self, timeout: Duration) {
         self.survey();
+        let has_pieces = Side::ALL.into_iter().any(|side| self.ports.at(side).lane.has_pieces());
+        let timeout = if has_pieces { Duration::ZERO } else { timeout };
         // A signal (EINTR) ends the wait like a timeout does; the other errors (ENOMEM) may pass.
         let [client_events, server_events] = self.poll(timeout).unwrap_or([PollFlags::empty(); 2]);
         let [client, server] = self.ports.both_mut();

@@ -30,6 +30,8 @@ pub struct Offload {
 impl Offload {
     /// The checksum field holds only the pseudo-header's sum (`CHECKSUM_PARTIAL`).
     pub const NEEDS_CSUM: u8 = 1;
+    /// In `gso_type`: CWR is for the first segment alone (RFC 3168 §6.1.2).
+    pub const GSO_ECN: u8 = 0x80;
     /// The receiving device has verified the checksum (`CHECKSUM_UNNECESSARY`).
     pub const DATA_VALID: u8 = 2;
 
@@ -74,16 +76,34 @@ pub struct FrameBuf {
 impl FrameBuf {
     /// An empty frame with room for the largest.
     pub fn new() -> FrameBuf {
-        FrameBuf { storage: vec![0; OFFLOAD_HEADER_LEN + MAX_FRAME_LEN].into_boxed_slice(), len: 0 }
+        FrameBuf::with_room(MAX_FRAME_LEN)
+    }
+
+    /// An empty frame with room for another length.
+    pub(super) fn with_room(len: usize) -> FrameBuf {
+        FrameBuf { storage: vec![0; OFFLOAD_HEADER_LEN.saturating_add(len)].into_boxed_slice(), len: 0 }
+    }
+
+    /// Makes room for a frame of `len` octets with a zero offload header, to be written; `None`, leaving it empty, if it is
+    /// too long.
+    pub(super) fn start(&mut self, len: usize) -> Option<&mut [u8]> {
+        self.len = 0;
+        let (header, room) = self.storage.split_at_mut(OFFLOAD_HEADER_LEN);
+        let room = room.get_mut(..len)?;
+        header.fill(0);
+        self.len = len;
+        Some(room)
+    }
+
+    /// Forgets the frame.
+    pub(super) fn clear(&mut self) {
+        self.len = 0;
     }
 
     /// Replaces the frame by `bytes`, with a zero offload header; returns `false`, leaving it empty, if it is too long.
     pub fn set_bytes(&mut self, bytes: &[u8]) -> bool {
-        self.len = 0;
-        let Some(room) = self.storage[OFFLOAD_HEADER_LEN..].get_mut(..bytes.len()) else { return false };
+        let Some(room) = self.start(bytes.len()) else { return false };
         room.copy_from_slice(bytes);
-        self.storage[..OFFLOAD_HEADER_LEN].fill(0);
-        self.len = bytes.len();
         true
     }
 

@@ -23,6 +23,18 @@ pub fn parse(packet: &[u8]) -> Result<Datagram, Malformed> {
 /// [`Malformed`] if the headers are cut short or are more than eight.
 pub fn parse_cut(packet: &[u8]) -> Result<Datagram, Malformed> {
     let total_len = usize::from(read_u16(packet, 4)).saturating_add(HEADER_LEN);
+    parse_within(packet, total_len)
+}
+
+/// The same for headers whose packet tells no length, as one above 64 KiB does.
+///
+/// # Errors
+/// [`Malformed`] if the headers are cut short or are more than eight.
+pub(super) fn parse_chain(packet: &[u8]) -> Result<Datagram, Malformed> {
+    parse_within(packet, packet.len())
+}
+
+fn parse_within(packet: &[u8], total_len: usize) -> Result<Datagram, Malformed> {
     let bound = total_len.min(packet.len());
     if packet.first().is_none_or(|first| first >> 4 != 6) || bound < HEADER_LEN {
         return Err(Malformed);

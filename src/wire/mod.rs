@@ -11,11 +11,13 @@
 pub mod buffer;
 pub mod build;
 pub mod checksum;
+pub mod cut;
 pub mod ethernet;
 pub mod frame;
 pub mod icmp;
 pub mod ipv4;
 pub mod ipv6;
+mod layers;
 pub mod pretty;
 pub mod seq;
 pub mod tcp;

@@ -225,10 +225,10 @@ impl<'a> SegmentMut<'a> {
     }
 }
 
-const SEQ: usize = 4;
+pub(super) const SEQ: usize = 4;
 const ACK: usize = 8;
 const DATA_OFFSET: usize = 12;
-const FLAGS: usize = 13;
+pub(super) const FLAGS: usize = 13;
 const WINDOW: usize = 14;
 pub(super) const CHECKSUM: usize = 16;
 const NOP: u8 = 1;

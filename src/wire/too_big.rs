@@ -14,12 +14,14 @@ pub fn packet_len(bytes: &[u8], offload: &Offload) -> Option<usize> {
     if offload.gso_size == 0 {
         return Some(datagram.total_len);
     }
-    // The sender's word for its headers is a hint; where the segment can be read it is not needed.
-    let headers_end = match frame::parse(bytes) {
-        Parsed::Tcp(layout) => layout.payload,
-        Parsed::Unreadable(..) | Parsed::IcmpError(_) | Parsed::Other => usize::from(offload.hdr_len),
+    // `hdr_len` is a hint of the kernel, how much of the frame lies in one piece: of merged datagrams the first as a whole.
+    let headers = match frame::parse(bytes) {
+        Parsed::Tcp(layout) => layout.payload.saturating_sub(network.offset),
+        Parsed::Unreadable(..) | Parsed::IcmpError(_) | Parsed::Other => {
+            datagram.header_len.saturating_add(UDP_HEADER_LEN)
+        }
     };
-    Some(headers_end.saturating_sub(network.offset).saturating_add(usize::from(offload.gso_size)))
+    Some(headers.saturating_add(usize::from(offload.gso_size)))
 }
 
 /// A packet that did not fit, as far as its sender must be told of it.
@@ -108,7 +110,8 @@ impl TooBig {
     }
 }
 
-fn read(frame: &[u8]) -> Option<(Network, frame::Datagram)> {
+/// Where the IP header of a frame is, and what it says.
+pub(super) fn read(frame: &[u8]) -> Option<(Network, frame::Datagram)> {
     let (ethertype, offset) = ethernet::parse(frame)?;
     let packet = &frame[offset..];
     match ethertype {
@@ -119,6 +122,7 @@ fn read(frame: &[u8]) -> Option<(Network, frame::Datagram)> {
 }
 
 const HOP_LIMIT: u8 = 64;
+const UDP_HEADER_LEN: usize = 8;
 /// An IPv4 error is at most 576 octets long (RFC 1812 §4.3.2.3).
 const MAX_QUOTE_V4: usize = 576 - ipv4::MIN_HEADER_LEN - icmp::HEADER_LEN;
 /// An IPv6 error is at most 1280 octets long (RFC 4443 §2.4).

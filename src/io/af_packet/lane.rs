@@ -10,6 +10,7 @@ use pnet::datalink::{DataLinkReceiver, DataLinkSender};
 use super::sys::{self, MAX_SEND, Ring, VlanTag};
 use crate::io::{ReceiveDrop, SendFailure};
 use crate::wire::buffer::{FrameBuf, FrameRef};
+use crate::wire::cut::{self, Cutter};
 
 /// Why no frame was received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,13 +29,16 @@ pub(super) enum ReceiveFailure {
 ///
 /// pnet's own calls cost two system calls a frame each way, which is fair for the super-frames of bulk traffic and too
 /// much for a flood of small frames. So what fits a slot is read from the ring and sent in batches, and what does not is
-/// received and sent by pnet; order is kept in both directions.
+/// received and sent by pnet; order is kept in both directions. A super-frame that no offload header describes, or that no
+/// buffer holds, is received in pieces.
 pub(super) struct Lane {
     /// A duplicate of pnet's socket, for what pnet does not offer.
     control: OwnedFd,
     sender: Box<dyn DataLinkSender>,
     receiver: Box<dyn DataLinkReceiver>,
     ring: Ring,
+    /// The rest of a super-frame that is received in pieces.
+    pieces: Cutter,
     /// Frames to be sent, one behind the other, and where each ends.
     batch: Vec<u8>,
     ends: Vec<usize>,
@@ -52,6 +56,7 @@ impl Lane {
             sender,
             receiver,
             ring,
+            pieces: Cutter::new(),
             batch: Vec::with_capacity(BATCH_LEN),
             ends: Vec::with_capacity(MAX_SEND),
         }
@@ -59,14 +64,17 @@ impl Lane {
 
     /// Takes the next frame. Never blocks.
     pub(super) fn receive(&mut self, frame: &mut FrameBuf) -> Result<(), ReceiveFailure> {
+        if self.pieces.next(frame) {
+            return Ok(());
+        }
         let Some(slot) = self.ring.peek() else { return Err(ReceiveFailure::Empty) };
         let tag = slot.tag.map(VlanTag::octets);
         let taken = match (slot.is_queued, slot.is_cut) {
-            (false, false) => put(frame, slot.raw, tag),
+            (false, false) => put(&mut self.pieces, frame, slot.raw, tag),
             // The queue for long frames was full.
             (false, true) => Err(ReceiveFailure::Lost(ReceiveDrop::Kernel)),
             (true, _) => match self.receiver.next() {
-                Ok(raw) => put(frame, raw, tag),
+                Ok(raw) => put(&mut self.pieces, frame, raw, tag),
                 Err(error) => Err(explain_receive(&error)),
             },
         };
@@ -78,6 +86,11 @@ impl Lane {
             Err(ReceiveFailure::Empty) => Err(ReceiveFailure::Lost(ReceiveDrop::Error)),
             taken => taken,
         }
+    }
+
+    /// Whether a part of a frame was received and the rest was not, of which the kernel knows nothing any more.
+    pub(super) fn has_pieces(&self) -> bool {
+        !self.pieces.is_empty()
     }
 
     /// Transmits `frame`, at the latest when [`Lane::flush`] is called; `failed` is told of each frame that is lost.
@@ -138,7 +151,16 @@ impl Lane {
     }
 }
 
-fn put(frame: &mut FrameBuf, raw: &[u8], tag: Option<[u8; 4]>) -> Result<(), ReceiveFailure> {
+fn put(
+    pieces: &mut Cutter,
+    frame: &mut FrameBuf,
+    raw: &[u8],
+    tag: Option<[u8; 4]>,
+) -> Result<(), ReceiveFailure> {
+    // Headers that cannot be read are left to the kernel as they are.
+    if FrameRef::new(raw).is_some_and(cut::is_needed) && pieces.take(raw, tag) && pieces.next(frame) {
+        return Ok(());
+    }
     let fits = match tag {
         None => frame.set_raw(raw),
         Some(tag) => frame.set_raw_tagged(raw, tag),

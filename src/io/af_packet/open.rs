@@ -13,7 +13,8 @@ use thiserror::Error;
 use super::filter;
 use super::lane::Lane;
 use super::sys::{self, Ring};
-use crate::wire::buffer::{MAX_FRAME_LEN, OFFLOAD_HEADER_LEN};
+use crate::wire::buffer::OFFLOAD_HEADER_LEN;
+use crate::wire::cut::MAX_SUPER_FRAME_LEN;
 
 /// Why the ports could not be opened.
 #[derive(Debug, Error)]
@@ -199,8 +200,8 @@ pub(super) fn listen(interface: &Interface, socket: BorrowedFd<'_>) -> Result<()
     sys::attach_filter(socket, &filter::incoming()).map_err(|error| interface.error("attach a filter", error))
 }
 
-/// Longer than a [`crate::wire::buffer::FrameBuf`], so that a frame that was cut off does not fit one.
-pub(super) const READ_BUFFER_LEN: usize = OFFLOAD_HEADER_LEN + MAX_FRAME_LEN + 64;
+/// Longer than the longest super-frame, so that a frame that was cut off is not taken for a whole one.
+pub(super) const READ_BUFFER_LEN: usize = OFFLOAD_HEADER_LEN + MAX_SUPER_FRAME_LEN + 64;
 
 /// Frames that may wait for one of `workers` workers: 32 MiB a port for all of them, but at least 4 MiB each. That
 /// bridges the some ten milliseconds for which a worker may lose its core; a longer queue would only make the real
