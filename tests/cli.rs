@@ -489,7 +489,7 @@ fn doctor_tries_the_xdp_program_and_detach_keeps_to_what_synwall_left() {
         "#,
     );
     for line in [
-        "ok   plane: pnet: a1 is one end of a veth pair",
+        "ok   plane: pnet: a1 (veth) has no hardware behind it",
         "ok   plane: xdp: the kernel takes the program; kept in /sys/fs/bpf/synwall-a1; whether",
         "fix  plane: xdp: /run: there is no bpffs; mount a bpffs there, or set [plane] pin, or set [plane] kind",
         "nothing to remove",

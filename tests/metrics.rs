@@ -85,11 +85,11 @@ fn promtool_finds_nothing_to_say() {
 
 #[test]
 fn a_plane_that_was_not_chosen_says_why() {
-    let plane = PlaneSample { reason: Some("veth"), ..PlaneSample::default() };
+    let plane = PlaneSample { reason: Some("no_hardware"), ..PlaneSample::default() };
     let sample = Sample { plane, ..sample(1) };
     let text = Exporter::new(move || sample.clone()).unwrap().render().unwrap();
     assert!(text.contains("synwall_plane{plane=\"pnet\",mode=\"none\"} 1\n"), "{text}");
-    assert!(text.contains("synwall_plane_reason{reason=\"veth\"} 1\n"), "{text}");
+    assert!(text.contains("synwall_plane_reason{reason=\"no_hardware\"} 1\n"), "{text}");
     assert!(!text.contains("synwall_passed_up_total"), "{text}");
     assert!(!render(1).contains("synwall_plane_reason"));
 }

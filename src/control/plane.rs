@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use crate::config::PlaneMode;
 use crate::config::{Config, PlaneKind, PlanePin};
 #[cfg(feature = "xdp")]
+use crate::io::hardware;
+#[cfg(feature = "xdp")]
 use crate::io::xdp::{self, Attachment, HASH_KEYS, Options, XdpError};
 
 /// A plane to start with.
@@ -52,13 +54,22 @@ fn against_xdp(_: &Config) -> Option<Reason> {
 /// What speaks against XDP on these ports.
 #[cfg(feature = "xdp")]
 fn against_xdp(config: &Config) -> Option<Reason> {
-    let ports = [&config.bridge.outside, &config.bridge.inside];
-    let port = ports.into_iter().find(|port| xdp::driver(port).as_deref() == Some(VETH))?;
+    let port = without_hardware(config)?;
+    let kind = xdp::driver(port).map_or_else(String::new, |driver| format!(" ({driver})"));
     let text = format!(
-        "{port} is one end of a veth pair, whose other end may leave checksums to hardware that is not there, which an \
-         XDP program cannot see; with [plane] kind = \"xdp\" it is used all the same"
+        "{port}{kind} has no hardware behind it, so senders on this machine leave checksums to it that an XDP program \
+         cannot see are missing; with [plane] kind = \"xdp\" it is used all the same, in generic mode"
     );
-    Some(Reason { label: VETH, text })
+    Some(Reason { label: "no_hardware", text })
+}
+
+/// A port at which frames may arrive without their checksums.
+#[cfg(feature = "xdp")]
+fn without_hardware(config: &Config) -> Option<&str> {
+    let ports = [&config.bridge.outside, &config.bridge.inside];
+    // What is not there yet, opening it says.
+    let is_there = |port: &str| xdp::driver(port).is_some();
+    ports.into_iter().map(String::as_str).find(|port| is_there(port) && !hardware::is_behind(port))
 }
 
 #[cfg(feature = "xdp")]
@@ -77,6 +88,8 @@ pub fn options(config: &Config, hash_keys: [u64; HASH_KEYS]) -> Options {
         max_flows: config.limits.max_flows,
         max_half_open: config.limits.max_half_open,
         attachment: match config.plane.mode {
+            // In generic mode the kernel carries along what is still to be done for a frame.
+            PlaneMode::Auto if without_hardware(config).is_some() => Attachment::Generic,
             PlaneMode::Auto => Attachment::Auto,
             PlaneMode::Native => Attachment::Native,
             PlaneMode::Generic => Attachment::Generic,
@@ -103,9 +116,6 @@ pub fn detach(config: &Config) -> Result<Vec<String>, String> {
 pub fn detach(_: &Config) -> Result<Vec<String>, String> {
     Err("this build is without the XDP plane and cannot tell what another has left".to_owned())
 }
-
-#[cfg(feature = "xdp")]
-const VETH: &str = "veth";
 
 #[cfg(test)]
 mod tests {

@@ -2,12 +2,15 @@
 //!
 //! A [`FrameIo`] is one worker's view of the two ports. [`af_packet`] is the raw-socket plane of the appliance;
 //! [`memory`], [`pcap`] and [`fault`] are its siblings for tests and for replaying captures. [`worker`] is the loop that
-//! joins one of them to an engine. Nothing here looks inside a frame.
+//! joins one of them to an engine. Nothing here looks inside a frame, but for super-frames that have to be cut
+//! ([`crate::wire::cut`]).
 
 pub mod af_packet;
 pub mod clock;
 pub mod ethtool;
 pub mod fault;
+#[cfg(feature = "xdp")]
+pub mod hardware;
 pub mod memory;
 pub mod pcap;
 pub mod stats;

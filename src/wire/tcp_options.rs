@@ -256,6 +256,7 @@ mod tests {
         assert_eq!(list(&[34, 2]), vec![TcpOption::Unknown(34)]);
     }
 
+    /// Row 9.
     #[test]
     fn the_last_of_repeated_options_counts_and_large_scales_are_14() {
         let options = SynOptions::parse(Options::new(&[3, 3, 2, 3, 3, 200, 2, 4, 1, 0, 2, 4, 2, 0]));

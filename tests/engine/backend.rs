@@ -179,7 +179,7 @@ fn syn_sent_half_open_caps_refuse_and_count() {
 #[test]
 fn listen_full_flow_table_refuses_and_keeps_what_is_established() {
     let mut lab = Lab::with(|_, limits| limits.max_flows = 1);
-    lab.established();
+    let first = lab.established();
     let second = lab.syn_with(linux_syn().port(40_001));
     lab.skip();
     assert_eq!(lab.client(lab.client_ack(second).port(40_001)), Verdict::Drop(DropReason::FlowTableFull));
@@ -190,6 +190,12 @@ fn listen_full_flow_table_refuses_and_keeps_what_is_established() {
         ("reset_client", 1),
         ("outside.originated", 1),
     ]);
+    // What is established goes on.
+    let ack = first.iss.wrapping_add(1);
+    assert_eq!(lab.client(seg(PSH, c(1)).ack(ack).ts(1100, first.tsval).data(b"x")), Verdict::Forward);
+    assert_eq!(lab.server(seg(0, s(1)).ack(c(2)).ts(9100, 1100)), Verdict::Forward);
+    assert_eq!(lab.take().len(), 2);
+    lab.expect_counters(&[]);
 }
 
 /// Row 48.

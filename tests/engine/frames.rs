@@ -13,7 +13,11 @@ fn originated_packets_have_a_plain_ip_header() {
         let to_client = lab.take().remove(0).1;
         assert_eq!(lab.client(lab.client_ack(cookie)), Verdict::Consume);
         let to_server = lab.take().remove(0).1;
-        for (frame, hop_limit) in [(to_client, 64), (to_server, 61)] {
+        // The server refuses, and a segment of the client that was on its way is told so by itself.
+        lab.server(seg(RST, 0).ack(c(1)));
+        lab.client(seg(PSH, c(1)).ack(cookie.iss.wrapping_add(1)).ts(1001, cookie.tsval).data(b"x"));
+        let [first, second] = <[_; 2]>::try_from(lab.take()).unwrap().map(|(_, frame)| frame);
+        for (frame, hop_limit) in [(to_client, 64), (to_server, 61), (first, 64), (second, 64)] {
             let header = &frame[14..];
             if lab.v6 {
                 assert_eq!(header[..4], [0x60, 0, 0, 0], "version, traffic class and flow label");

@@ -1,8 +1,31 @@
 //! The three segments with the client, then the three with the server.
 
+use std::time::Duration;
+
 use synwall::engine::{DropReason, Verdict};
 
 use crate::lab::*;
+
+/// Row 11: nothing but key and time is in an answer, so any node with the same key gives it, and redeems it.
+#[test]
+fn listen_cookie_of_one_node_is_that_of_another_and_opens_there() {
+    let (mut one, mut other) = (Lab::new(), Lab::new());
+    for lab in [&mut one, &mut other] {
+        lab.advance(Duration::from_secs(3));
+    }
+    let cookie = one.syn();
+    other.syn();
+    let answer = one.take();
+    assert_eq!(answer, other.take(), "octet for octet");
+    other.skip();
+    assert_eq!(other.client(one.client_ack(cookie)), Verdict::Consume);
+    let moved = other.moved();
+    assert_eq!((moved["cookie_valid"], moved["backend_syn"]), (1, 1));
+    // A second later the clock in TSval has moved on.
+    one.advance(Duration::from_secs(1));
+    let later = one.syn();
+    assert_ne!(later.tsval, cookie.tsval);
+}
 
 /// Row 1.
 #[test]

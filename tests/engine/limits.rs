@@ -155,6 +155,29 @@ fn one_prefix_takes_its_share_of_the_flow_table_and_the_server_is_told_of_the_re
     ]);
 }
 
+/// Row 80: who is denied spends nobody's budget, and who is allowed needs none.
+#[test]
+fn deny_and_allow_come_before_the_rate_and_the_rate_before_the_cookie() {
+    let mut lab = Lab::with(|service, _| service.budgets.syn_per_source = NonZeroU32::new(1));
+    lab.set_filter(&["198.18.0.66"], &["198.18.0.9"]);
+    for _ in 0..5 {
+        assert_eq!(lab.client(linux_syn().of_client([0, 66])), Verdict::Drop(DropReason::Denied));
+    }
+    for port in 1..=5 {
+        assert_eq!(lab.client(linux_syn().of_client([0, 9]).port(port)), Verdict::Forward);
+    }
+    lab.skip();
+    // Of the same prefix: the first is answered, the next is not.
+    assert_eq!(lab.client(linux_syn().of_client([0, 1])), Verdict::Consume);
+    assert_eq!(lab.client(linux_syn().of_client([0, 2])), Verdict::Drop(DropReason::SourceRateExceeded));
+    lab.expect_counters(&[
+        ("syn_received", 2),
+        ("synack_sent", 1),
+        ("outside.originated", 1),
+        ("drop.source_rate_exceeded", 1),
+    ]);
+}
+
 /// Rows 4, 80 and 82: denied before anything else, and only what comes from there.
 #[test]
 fn a_denied_source_is_not_heard_and_an_allowed_one_goes_straight_to_the_server() {
@@ -276,6 +299,18 @@ fn a_lost_ack_before_a_speaking_server_is_asked_for_again_once() {
         ("flows.syn_sent", 1),
         ("inside.originated", 1),
     ]);
+}
+
+/// Row 27: elsewhere the client speaks first, and a lost ACK is made good by what it says.
+#[test]
+fn nothing_is_repeated_before_a_server_that_does_not_speak_first() {
+    let mut lab = Lab::new();
+    lab.established();
+    lab.client(linux_syn().port(50_000));
+    lab.skip();
+    lab.advance(Duration::from_secs(10));
+    lab.expect_nothing();
+    lab.expect_counters(&[]);
 }
 
 /// Row 27: nothing is repeated to a client that is through, nor to a prefix that never completed a handshake.
@@ -530,10 +565,14 @@ fn ecn_marks_cross_when_both_ends_do_it() {
     lab.skip();
     let mut data = seg(PSH | CWR, c(1)).ack(cookie.iss.wrapping_add(1)).ts(1002, cookie.tsval).data(b"x");
     data.flags |= ECE;
-    let frame = with_ecn(lab.frame(Side::Client, &data), false, 0b11);
+    let mut frame = with_ecn(lab.frame(Side::Client, &data), false, 0b11);
+    set_ae(&mut frame);
     assert_eq!(lab.inject(Side::Client, &frame), Verdict::Forward);
     let (_, bytes) = lab.take().pop().unwrap();
     assert_eq!((ecn_of(&bytes, false), flags_of(&bytes)), (0b11, PSH | ACK | ECE | CWR));
+    let layout = parse(&bytes);
+    assert_eq!(bytes[layout.tcp + 12] & 1, 1, "AE");
+    assert!(layout.has_valid_tcp_checksum(&bytes));
 }
 
 /// Rows 12 and 48: what a server says to those who are let through is learned for those who will be challenged.

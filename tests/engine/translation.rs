@@ -243,6 +243,15 @@ fn window_probes_and_keep_alives_pass() {
     assert_eq!(lab.client(seg(0, c(1)).ack(ack).ts(1100, cookie.tsval).data(b"p")), Verdict::Forward);
     assert_eq!(lab.client(seg(0, c(0)).ack(ack).ts(1100, cookie.tsval)), Verdict::Forward);
     assert_eq!(lab.server(seg(0, s(0)).ack(c(1)).window(0).ts(9100, 1001)), Verdict::Forward);
+    let (here, there) = (as_client(cookie, s(1)), as_client(cookie, s(0)));
+    let (tsval, echo) = (cookie.tsval.wrapping_add(100), 9000);
+    lab.expect(&[
+        format!("client > . {here}:{here}(0) ack {} win 0 <TS val {tsval} ecr 1001>", c(1)),
+        format!("server > . {}:{}(1) ack {} win 502 <TS val 1100 ecr {echo}>", c(1), c(2), s(1)),
+        format!("server > . {0}:{0}(0) ack {1} win 502 <TS val 1100 ecr {echo}>", c(0), s(1)),
+        format!("client > . {there}:{there}(0) ack {} win 0 <TS val {tsval} ecr 1001>", c(1)),
+    ]);
+    lab.expect_counters(&[]);
 }
 
 /// Row 16.

@@ -4,26 +4,38 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::lab::{Lab, eventually};
+use crate::lab::Lab;
 
-/// A running tcpdump on the only port of a namespace.
+/// A running tcpdump on a port.
 pub(crate) struct Capture {
     tcpdump: Child,
     file: PathBuf,
 }
 
 impl Capture {
-    /// Starts one and waits until it listens. It takes everything: libpcap loses the first frames behind a filter.
+    /// Starts one on the only port of a namespace and waits until it listens. It takes everything: libpcap loses the first
+    /// frames behind a filter.
     pub(crate) fn start(lab: &Lab, namespace: &str) -> Capture {
-        let file = lab.state().join(format!("{namespace}.pcap"));
+        Capture::on(lab, namespace, "eth0", &["-s", "0"])
+    }
+
+    /// The same for what arrives on one of several ports, and not for what leaves it; of longer frames the first 9216 octets.
+    /// Slots for the longest frames would be so few that a burst overruns them.
+    pub(crate) fn of_arriving(lab: &Lab, namespace: &str, port: &str) -> Capture {
+        Capture::on(lab, namespace, port, &["-Q", "in", "-s", "9216", "-B", "32768"])
+    }
+
+    fn on(lab: &Lab, namespace: &str, port: &str, options: &[&str]) -> Capture {
+        let file = lab.state().join(format!("{namespace}-{port}.pcap"));
         let mut tcpdump = lab
             .command(namespace, "tcpdump")
-            .args(["-i", "eth0", "-U", "--immediate-mode", "-Z", "root", "-s", "0", "-w"])
+            .args(["-i", port, "-U", "--immediate-mode", "-Z", "root"])
+            .args(options)
+            .arg("-w")
             .arg(&file)
             .stderr(Stdio::piped())
             .spawn()
@@ -37,21 +49,25 @@ impl Capture {
 
     /// The frames so far, as they were on the wire, tags included.
     pub(crate) fn frames(&self) -> Vec<Vec<u8>> {
-        let octets = fs::read(&self.file).unwrap_or_default();
-        let mut rest = octets.get(24..).unwrap_or_default();
-        let mut frames = Vec::new();
-        while let Some((header, behind)) = rest.split_at_checked(16) {
-            let len = u32::from_ne_bytes(header[8..12].try_into().unwrap()) as usize;
-            let Some((frame, behind)) = behind.split_at_checked(len) else { break };
-            frames.push(frame.to_vec());
-            rest = behind;
-        }
-        frames
+        self.records().into_iter().map(|(_, frame)| frame).collect()
     }
 
-    /// Whether this frame arrives within a second.
-    pub(crate) fn sees(&self, frame: &[u8]) -> bool {
-        eventually(Duration::from_secs(1), || self.frames().iter().any(|seen| seen == frame))
+    /// Octets of the longest frame so far, which may be longer than what was kept of it.
+    pub(crate) fn longest(&self) -> usize {
+        self.records().into_iter().map(|(len, _)| len).max().unwrap_or(0)
+    }
+
+    fn records(&self) -> Vec<(usize, Vec<u8>)> {
+        let octets = fs::read(&self.file).unwrap_or_default();
+        let mut rest = octets.get(24..).unwrap_or_default();
+        let mut records = Vec::new();
+        while let Some((header, behind)) = rest.split_at_checked(16) {
+            let word = |at: usize| u32::from_ne_bytes(header[at..at + 4].try_into().unwrap()) as usize;
+            let Some((frame, behind)) = behind.split_at_checked(word(8)) else { break };
+            records.push((word(12), frame.to_vec()));
+            rest = behind;
+        }
+        records
     }
 
     /// Ends the capture: only then has everything been written.

@@ -204,12 +204,11 @@ fn malformed(socket: PathBuf, page: SocketAddr) -> impl FnMut() -> u64 + Send {
     }
 }
 
-/// Sends a request and reads what comes, whatever it is; 1. Who is thrown out half-way got an answer, too.
+/// Sends a request and reads what comes, whatever it is; 1 if it could connect. Being thrown out half-way is an answer, too.
 fn ask<S: Read + Write>(stream: Result<S>, request: &[u8]) -> u64 {
-    if let Ok(mut stream) = stream {
-        let _ = stream.write_all(request);
-        let _ = stream.read(&mut [0; 4096]);
-    }
+    let Ok(mut stream) = stream else { return 0 };
+    let _ = stream.write_all(request);
+    let _ = stream.read(&mut [0; 4096]);
     1
 }
 

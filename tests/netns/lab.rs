@@ -79,9 +79,21 @@ impl Lab {
             let _ = write!(config, "\n[admin]\nsocket = {:?}\n", self.state().join("admin.sock"));
         }
         if !config.contains("[plane]") {
-            let _ = write!(config, "\n[plane]\nkind = {:?}\npin = {:?}\n", plane(), self.pins());
+            let _ = write!(config, "\n{}", self.plane_table());
         }
         config
+    }
+
+    /// `[plane]` for the plane that is tested: in the driver, for which the links were made fit, unless frames are too long.
+    pub(crate) fn plane_table(&self) -> String {
+        self.plane_table_of(&plane())
+    }
+
+    /// The same for a plane by name.
+    pub(crate) fn plane_table_of(&self, kind: &str) -> String {
+        let mtu: u32 = fs::read_to_string(self.state().join("mtu")).unwrap().trim().parse().unwrap();
+        let mode = if mtu > 3000 { "generic" } else { "native" };
+        format!("[plane]\nkind = {kind:?}\nmode = {mode:?}\npin = {:?}\n", self.pins())
     }
 
     /// Where the XDP plane is pinned.

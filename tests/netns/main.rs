@@ -15,6 +15,7 @@
 mod capture;
 mod crowd;
 mod floods;
+mod frames;
 mod lab;
 mod operator;
 mod prometheus;
@@ -33,6 +34,7 @@ mod bad_input;
 mod bridge;
 mod connections;
 mod control_abuse;
+mod crossing;
 mod differential;
 mod estimates;
 mod failures;

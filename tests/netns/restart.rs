@@ -93,7 +93,7 @@ fn connection_that_a_crash_lost_passes_nothing() {
     let mut lab = Lab::up(&[]);
     // No checkpoint but the one at the start, and nothing that the kernel keeps.
     let config = config(&lab).replace("checkpoint = \"1s\"", "checkpoint = \"1h\"");
-    let config = format!("{config}\n[plane]\nkind = {:?}\npin = \"none\"\n", plane());
+    let config = format!("{config}\n[plane]\nkind = {:?}\nmode = \"native\"\npin = \"none\"\n", plane());
     lab.start(&config);
     let server = serve(&lab, address(SERVER[0], 8000), 1, |mut stream| {
         let hello = read(&mut stream, 5).unwrap();

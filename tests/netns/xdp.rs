@@ -13,6 +13,7 @@ use nix::libc;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{setsockopt, sockopt};
 
+use crate::crossing::transfer_both_ways;
 use crate::lab::{CONFIG, Lab, SERVER, eventually, plane};
 use crate::traffic::{address, open, open_from, read, receive_hashed, send_hashed_while, serve, visit};
 
@@ -98,6 +99,38 @@ fn transfers_go_on_over_a_kill_without_a_process_and_with_the_next() {
 #[test]
 fn transfers_go_on_over_an_upgrade() {
     assert_transfers_go_on_without_a_process(Signal::SIGUSR2);
+}
+
+/// Containers' links: no hardware behind them, and senders that count on some. The program is attached where the kernel still
+/// knows what is to be done for a frame, and `auto` leaves such ports to the raw sockets.
+#[test]
+fn checksums_that_were_left_undone_are_completed_behind_ports_without_hardware() {
+    let mut lab = Lab::up(&["--direct"]);
+    assert_eq!(plane(), "xdp");
+    for end in ["client", "server"] {
+        lab.run(end, &["ip", "link", "set", "eth0", "xdp", "off"]);
+        lab.run(end, &["ethtool", "-K", "eth0", "tx", "on", "txvlan", "on", "tso", "on", "gso", "on"]);
+    }
+    let direct = CONFIG.replace("mode = \"always\"", "mode = \"adaptive\"");
+    for (config, kind, expected) in [
+        (CONFIG, "xdp", "mode=\"generic\""),
+        (&direct, "xdp", "mode=\"generic\""),
+        (CONFIG, "auto", "plane=\"pnet\""),
+    ] {
+        lab.start(&format!("{config}\n[plane]\nkind = {kind:?}\npin = {:?}\n", lab.pins()));
+        assert_eq!(lab.metric("synwall_plane", expected), 1, "{}", lab.log());
+        for host in SERVER {
+            for port in [8000, 9000] {
+                transfer_both_ways(&lab, host, port);
+            }
+        }
+        let is_direct = config != CONFIG;
+        lab.assert_metrics(&[("synwall_cookie_valid_total", if is_direct { 0 } else { 2 })]);
+        if kind == "auto" {
+            assert_eq!(lab.metric("synwall_plane_reason", "no_hardware"), 1);
+        }
+        lab.stop();
+    }
 }
 
 /// A SYN that nobody would tend to is not answered; its client repeats it, and is served by the next run.
@@ -218,7 +251,7 @@ fn the_plane_comes_and_goes_under_load() {
         .collect();
     for kind in ["pnet", "xdp", "pnet", "xdp"] {
         transfers.await_progress(&lab);
-        let config = format!("{CONFIG}\n[plane]\nkind = {kind:?}\npin = {:?}\n", lab.pins());
+        let config = format!("{CONFIG}\n{}", lab.plane_table_of(kind));
         fs::write(lab.state().join("synwall.toml"), lab.with_socket(&config)).unwrap();
         kill(lab.pid(), Signal::SIGHUP).unwrap();
         let is_there = || lab.metric("synwall_plane", &format!("plane={kind:?}")) == 1;

@@ -38,7 +38,7 @@ workers = {workers}
 """
 
 # Pins would outlive the process, and the next one would find its flows.
-PLANES = {"pnet": 'kind = "pnet"', "xdp": 'kind = "xdp"\npin = "none"'}
+PLANES = {"pnet": 'kind = "pnet"', "xdp": 'kind = "xdp"\nmode = "native"\npin = "none"'}
 
 # They are charged for every SYN, and never used up: what is measured is the plane and not the limit.
 BUDGETS = "budgets.synack = 1000000000\nbudgets.syn_per_source = 1000000000"
