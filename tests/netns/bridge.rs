@@ -55,7 +55,6 @@ fn jumbo_frames_of_a_protected_service_cross() {
     assert_eq!(longest, 14 + 9000, "at the client");
     assert!(pinged >= 14 + 8900, "at the server: {pinged}");
     lab.assert_metrics(&[("synwall_cookie_valid_total", 4), ("synwall_backend_established_total", 4)]);
-    assert_eq!(lab.metric("synwall_dropped_total", ""), 0);
 }
 
 #[test]

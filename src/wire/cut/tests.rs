@@ -30,8 +30,11 @@ const V6_TYPE: u16 = 0x86dd;
 const FIN_PSH_CWR: u8 = 0x99;
 const SEQ: u32 = u32::MAX - 700;
 
+/// The sum of the pseudo-header for a payload of a length.
+type Pseudo<'p> = &'p dyn Fn(usize) -> u32;
+
 /// A complete frame: all lengths and checksums right, all identifications `id`.
-fn frame(headers: &[Header], id: u16, transport: impl Fn(&dyn Fn(usize) -> u32) -> Vec<u8>) -> Vec<u8> {
+fn frame(headers: &[Header], id: u16, transport: impl Fn(Pseudo<'_>) -> Vec<u8>) -> Vec<u8> {
     build(headers, id, None, &transport)
 }
 
@@ -39,7 +42,7 @@ fn build(
     headers: &[Header],
     id: u16,
     outer: Option<(Header, Vec<u8>)>,
-    transport: &dyn Fn(&dyn Fn(usize) -> u32) -> Vec<u8>,
+    transport: &dyn Fn(Pseudo<'_>) -> Vec<u8>,
 ) -> Vec<u8> {
     let Some((first, rest)) = headers.split_first() else {
         let (network, addresses) = outer.unwrap();
@@ -118,7 +121,7 @@ fn put_sum(octets: &mut [u8], at: usize, pseudo: u32, is_udp: bool) {
     octets[at..at + 2].copy_from_slice(&sum.to_be_bytes());
 }
 
-fn tcp(seq: u32, flags: u8, payload: &[u8], pseudo: &dyn Fn(usize) -> u32) -> Vec<u8> {
+fn tcp(seq: u32, flags: u8, payload: &[u8], pseudo: Pseudo<'_>) -> Vec<u8> {
     let mut segment =
         [&[0x80, 1, 0, 80], &seq.to_be_bytes()[..], &[0, 0, 0, 9, 0x80, flags, 1, 0, 0, 0, 0, 0]].concat();
     segment.extend([1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2]);
@@ -128,7 +131,7 @@ fn tcp(seq: u32, flags: u8, payload: &[u8], pseudo: &dyn Fn(usize) -> u32) -> Ve
     segment
 }
 
-fn udp(payload: &[u8], pseudo: &dyn Fn(usize) -> u32) -> Vec<u8> {
+fn udp(payload: &[u8], pseudo: Pseudo<'_>) -> Vec<u8> {
     let len = (payload.len() + 8) as u16;
     let mut datagram = [&[0x30, 0x39, 0, 53], &len.to_be_bytes()[..], &[0, 0], payload].concat();
     let pseudo = pseudo(datagram.len());
