@@ -77,10 +77,14 @@ fn ports_are_left_as_they_were_found() {
 struct Host(Vec<String>);
 
 fn host(lab: &Lab) -> Host {
-    let look = "for port in outside inside; do ip -details -oneline link show $port; ip -oneline address show $port; \
+    let look = "set -e; for port in outside inside; do ip -details -oneline link show $port; ip -oneline address show $port; \
                 ethtool -k $port; tc filter show dev $port ingress; done; nft list ruleset; \
                 sysctl -a --pattern 'conf.(outside|inside)|ip_forward|conf.all.forwarding'";
-    Host(lab.run("box", &["sh", "-c", &format!("({look}) 2>/dev/null")]).lines().map(str::to_owned).collect())
+    let lines: Vec<_> = lab.run("box", &["sh", "-c", look]).lines().map(str::to_owned).collect();
+    for said in ["promiscuity", "scatter-gather", "ipv4.conf.outside.forwarding"] {
+        assert!(lines.iter().any(|line| line.contains(said)), "nothing of {said} in {lines:#?}");
+    }
+    Host(lines)
 }
 
 impl Host {

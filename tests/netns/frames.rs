@@ -73,6 +73,15 @@ impl Ends {
         self.transport(TCP, 16, [&header.concat(), payload].concat(), is_partial)
     }
 
+    /// A TCP segment without payload to port 80: any flags, any options.
+    pub(crate) fn bare(self, port: u16, [seq, ack]: [u32; 2], flags: u8, options: &[u8]) -> Vec<u8> {
+        let offset = ((20 + options.len()) / 4) << 4;
+        let numbers = [seq.to_be_bytes(), ack.to_be_bytes()].concat();
+        let fixed =
+            [&port.to_be_bytes()[..], &[0, 80], &numbers, &[offset as u8, flags, 0xfa, 0xf0, 0, 0, 0, 0]];
+        self.transport(TCP, 16, [&fixed.concat(), options].concat(), false)
+    }
+
     /// A UDP datagram, its checksum complete, or left to the hardware.
     pub(crate) fn udp(self, payload: &[u8], is_partial: bool) -> Vec<u8> {
         let len = u16::try_from(payload.len() + 8).unwrap().to_be_bytes();

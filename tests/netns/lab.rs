@@ -170,6 +170,13 @@ impl Lab {
         }
     }
 
+    /// What the kernel of a namespace has counted, in the words of `nstat`.
+    pub(crate) fn kernel_counter(&self, namespace: &str, name: &str) -> u64 {
+        let line = self.run(namespace, &["nstat", "-asz", name]);
+        let value = line.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next()).unwrap();
+        value.parse().unwrap()
+    }
+
     /// How often the server's kernel saw a SYN on its interface.
     pub(crate) fn syns_at_server(&self) -> u64 {
         self.script(&["syns"]).trim().parse().unwrap()

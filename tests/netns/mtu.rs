@@ -134,8 +134,8 @@ fn segments_in_fragments_arrive_before_and_behind_synwall() {
         }
         both_ways(&lab, SERVER[0]);
         for end in ["client", "server"] {
-            assert!(kernel_counter(&lab, end, "IpReasmOKs") > 1000, "{end} has put segments together");
-            assert_eq!(kernel_counter(&lab, end, "IcmpInDestUnreachs"), 0, "{end} was told of no MTU");
+            assert!(lab.kernel_counter(end, "IpReasmOKs") > 1000, "{end} has put segments together");
+            assert_eq!(lab.kernel_counter(end, "IcmpInDestUnreachs"), 0, "{end} was told of no MTU");
         }
         lab.run(
             "client",
@@ -161,6 +161,8 @@ fn tagged_and_doubly_tagged_transfers_arrive_unchanged() {
 
 /// Sends there and back on one connection; returns the octets in a full segment of the client and of the server.
 fn both_ways(lab: &Lab, host: &str) -> [u32; 2] {
+    let proxied = || lab.metric("synwall_flows_admitted_total", "kind=\"proxied\"");
+    let before = proxied();
     let (accepted, has_accepted) = mpsc::channel();
     let server = serve(lab, address(host, 8000), 1, move |stream| {
         accepted.send(()).unwrap();
@@ -179,6 +181,7 @@ fn both_ways(lab: &Lab, host: &str) -> [u32; 2] {
     let (served, returned, servers) = server.join().unwrap().remove(0);
     assert_eq!(served, (OCTETS, sent), "up to {host}");
     assert_eq!(received, (OCTETS, returned), "down from {host}");
+    assert_eq!(proxied(), before + 1, "it went through synwall's hands");
     [segments, servers]
 }
 
@@ -209,20 +212,15 @@ fn assert_learned(lab: &Lab, end: &str, host: &str, mtu: u32) {
     let route = lab.run(end, &["ip", "route", "get", host]);
     assert!(route.contains(&format!(" mtu {mtu} ")), "{end}: {route}");
     for probing in ["TcpExtTCPMTUPSuccess", "TcpExtTCPMTUPFail"] {
-        assert_eq!(kernel_counter(lab, end, probing), 0, "{probing} of {end}");
+        assert_eq!(lab.kernel_counter(end, probing), 0, "{probing} of {end}");
     }
+    assert!(lab.metric("synwall_backend_established_total", "") >= 1, "it went through synwall's hands");
     let told = if is_v4(host) { "IcmpInDestUnreachs" } else { "Icmp6InPktTooBigs" };
-    let refused = kernel_counter(lab, end, "TcpExtOutOfWindowIcmps");
+    let refused = lab.kernel_counter(end, "TcpExtOutOfWindowIcmps");
     assert!(
-        refused < kernel_counter(lab, end, told),
+        refused < lab.kernel_counter(end, told),
         "{end} refused {refused} of the reports as out of the window"
     );
-}
-
-fn kernel_counter(lab: &Lab, namespace: &str, name: &str) -> u64 {
-    let line = lab.run(namespace, &["nstat", "-asz", name]);
-    let value = line.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next()).unwrap();
-    value.parse().unwrap()
 }
 
 fn segments_of(stream: &TcpStream) -> u32 {
