@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use synwall::engine::{Side, Verdict};
+use synwall::engine::{DropReason, Side, Verdict};
 
 use crate::packets::frames::*;
 use crate::theme::{CLIENT_ISS, Case, Flow, LINUX, SERVER_ISS, Theme, syn, told, v4, v6};
@@ -224,30 +224,44 @@ fn edges(theme: &mut Theme, flow: &Flow) {
     let why = "One octet beyond the window is a probe.";
     crosses(theme, flow, "window-probe", why, Side::Client, &flow.client(65_160, 0).data(b"x"), false);
     let old = 0u32.wrapping_sub(66_000);
+    // The server has announced 65,160.
+    let oldest = old.wrapping_sub(65_160);
     crosses(
         theme,
         flow,
         "old-duplicate",
         "Its receiver acknowledges again.",
         Side::Client,
-        &flow.client(old, old),
+        &flow.client(oldest, old),
         false,
     );
     for (name, side, seg) in [
         ("beyond", Side::Client, flow.client(65_161, 0).data(b"x")),
         ("far-beyond", Side::Client, flow.client(0x4000_0000, 0).data(b"x")),
-        ("too-old", Side::Client, flow.client(old.wrapping_sub(1), 0)),
+        ("too-old", Side::Client, flow.client(oldest.wrapping_sub(1), 0)),
         ("ack-of-nothing", Side::Client, flow.client(0, 1)),
         ("ack-too-old", Side::Client, flow.client(0, old.wrapping_sub(64_257))),
         ("server-beyond", Side::Server, flow.server(0x4000_0000, 0).data(b"x")),
         ("server-ack-of-nothing", Side::Server, flow.server(0, 1)),
+        ("fin-beyond", Side::Client, flow.client(0x4000_0000, 0).flags(FIN)),
+        ("fin-beyond-server", Side::Server, flow.server(0x4000_0000, 0).flags(FIN)),
+        ("reset-beyond", Side::Client, flow.client(0x4000_0000, 0).flags(RST)),
+        ("reset-beyond-server", Side::Server, flow.server(0x4000_0000, 0).flags(RST)),
+        ("reset-two-before", Side::Client, flow.client(u32::MAX - 1, 0).flags(RST)),
+        ("reset-at-the-edge", Side::Client, flow.client(65_160, 0).flags(RST)),
     ] {
         let outcome = theme.vector(&case(flow, name, "", false), side, &seg.frame(side));
         assert!(matches!(outcome.verdict, Verdict::Drop(_)), "{name}: {:?}", outcome.verdict);
     }
-    let why = "Without ACK the fields of acknowledgement mean nothing, and stay.";
-    let silent = Seg { flags: URG, ..flow.stamped(flow.client(0, 0)) };
-    crosses(theme, flow, "no-ack", why, Side::Client, &silent, false);
+    let why = "RFC 9293 §3.10.7.4, fifth: without ACK it is dropped.";
+    for (name, side, seg) in [
+        ("no-ack", Side::Client, flow.stamped(flow.client(0, 0))),
+        ("no-ack-server", Side::Server, flow.server(0, 0).data(b"x")),
+    ] {
+        let seg = Seg { flags: URG, ..seg };
+        let outcome = theme.vector(&case(flow, name, why, false), side, &seg.frame(side));
+        assert_eq!(outcome.verdict, Verdict::Drop(DropReason::BadFlags));
+    }
     for (name, flags) in [("urg", URG), ("ece", ECE), ("cwr", CWR), ("all-but-ends", URG | PSH | ECE | CWR)] {
         crosses(
             theme,
@@ -273,8 +287,9 @@ fn ends(theme: &mut Theme, flow: &Flow) {
     ] {
         crosses(theme, flow, name, "", side, &seg, true);
     }
-    let outside = flow.client(0x4000_0000, 0).flags(RST).frame(Side::Client);
-    theme.vector(&case(flow, "reset-outside", "", true), Side::Client, &outside);
+    let why = "As macOS sends it behind a FIN; without one it is behind.";
+    let before = flow.client(u32::MAX, 0).flags(RST).frame(Side::Client);
+    theme.vector(&case(flow, "reset-one-before", why, true), Side::Client, &before);
     let mut fragment = flow.stamped(flow.client(0, 0)).data(&[9; 64]).frame(Side::Client);
     fragment[14 + 6] = 0x20;
     theme.vector(&case(flow, "first-fragment", "", true), Side::Client, &fragment);

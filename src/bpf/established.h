@@ -27,6 +27,12 @@ static __always_inline __u32 ack_of(const struct packet *p, const struct slot *s
 	return p->side == SIDE_CLIENT ? p->ack + slot->delta : p->ack;
 }
 
+/* A window, and some. */
+static __always_inline __u32 beyond(__u32 window)
+{
+	return window + OLD_SEGMENT < OLD_SEGMENT ? ~0u : window + OLD_SEGMENT;
+}
+
 /*
  * Whether the segment may be of the connection (RFC 9293 §3.10.7.4, RFC 5961). The note of a direct one goes by what the client
  * has acknowledged before, see engine/note.rs.
@@ -34,13 +40,10 @@ static __always_inline __u32 ack_of(const struct packet *p, const struct slot *s
 static __always_inline bool is_acceptable(const struct packet *p, const struct slot *slot)
 {
 	const struct end *sender = &slot->ends[p->side], *receiver = &slot->ends[!p->side];
-	__u32 window = receiver->max_window > OLD_SEGMENT ? receiver->max_window : OLD_SEGMENT;
-	__u32 reach = sender->max_window + OLD_SEGMENT, oldest;
+	__u32 window = beyond(receiver->max_window), reach = beyond(sender->max_window);
+	__u32 oldest = slot->flags & FLOW_DIRECT && p->side == SIDE_CLIENT ? sender->acked - OLD_SEGMENT :
+									   receiver->next - reach;
 
-	if (reach < OLD_SEGMENT)
-		reach = ~0u;
-	oldest = slot->flags & FLOW_DIRECT && p->side == SIDE_CLIENT ? sender->acked - OLD_SEGMENT :
-								       receiver->next - reach;
 	/* One octet beyond the edge is a window probe. */
 	if (is_before(receiver->edge + 1, segment_end(p)) || is_before(segment_end(p), sender->next - window))
 		return false;
@@ -48,13 +51,34 @@ static __always_inline bool is_acceptable(const struct packet *p, const struct s
 					  !is_before(ack_of(p, slot), oldest));
 }
 
-static __always_inline void advance(__u32 *number, __u32 to)
+/* Whether a RST may be obeyed or challenged, be it one before RCV.NXT, as macOS sends it behind a FIN. */
+static __always_inline bool may_reset(const struct packet *p, const struct slot *slot)
 {
-	if (is_before(*number, to))
-		*number = to;
+	const struct end *sender = &slot->ends[p->side], *receiver = &slot->ends[!p->side];
+
+	return p->seq == sender->next || (!is_before(p->seq + 1, receiver->acked) && is_before(p->seq, receiver->edge)) ||
+	       p->seq == receiver->acked;
 }
 
-/* Notes an acceptable segment. Numbers only move on, so that a race between CPUs is made good by the next segment. */
+/*
+ * Moves a number on, never back, whatever other CPUs and user space do at the same time: a number that fell back would keep out
+ * what a peer acknowledges, or sends, until the same segment comes again. One that was not moved after so many tries others
+ * have moved.
+ */
+static __always_inline void advance(__u32 *number, __u32 to)
+{
+	__u32 seen = *(volatile __u32 *)number;
+
+	for (int i = 0; i < 3 && is_before(seen, to); i++) {
+		__u32 found = __sync_val_compare_and_swap(number, seen, to);
+
+		if (found == seen)
+			return;
+		seen = found;
+	}
+}
+
+/* Notes an acceptable segment. */
 static __always_inline void note(const struct packet *p, struct slot *slot, __u32 now)
 {
 	struct end *sender = &slot->ends[p->side];
@@ -187,26 +211,48 @@ static __always_inline int pass_on(const struct packet *p, struct slot *slot)
 }
 
 /*
+ * What a segment of a translated flow says of its state: the engine must see it, but only if its receiver would look at it
+ * (engine/established.rs), or anyone could have the engine look at as many as he can send. Servers are trusted not to flood.
+ */
+static __always_inline int judge_flags(const struct packet *p, const struct slot *slot, bool acceptable)
+{
+	if (!(p->flags & (FLAG_SYN | FLAG_ACK | FLAG_RST)))
+		return DROPPED(DROP_BAD_FLAGS);
+	if ((p->flags & FLAG_SYN) && p->side == SIDE_SERVER)
+		return GOES_UP;
+	if (p->flags & FLAG_RST)
+		return may_reset(p, slot) ? IS_WANTED : DROPPED(DROP_BAD_RESET);
+	if (p->flags & (FLAG_SYN | FLAG_FIN))
+		return acceptable ? IS_WANTED : CONTINUE;
+	return CONTINUE;
+}
+
+/*
  * Handles a segment of a flow; CONTINUE if it may be the first of the next connection on its tuple. A first fragment, too: on
  * its way through the engine it would fall behind the later ones, and receivers give up on what is 64 packets late.
  */
 static __always_inline int handle_in_flow(const struct settings *settings, struct packet *p, struct slot *slot)
 {
+	bool acceptable = is_acceptable(p, slot);
+	int verdict;
+
 	p->service = slot->service < NO_SERVICE ? slot->service : NO_SERVICE;
 	if (is_denied(settings, p))
 		return DROPPED(DROP_DENIED);
 	if (slot->flags & FLOW_DIRECT) {
-		int verdict = watch(settings, p, slot);
-
+		verdict = watch(settings, p, slot);
 		return is_unchanged(p, slot) ? verdict : GOES_UP;
 	}
-	if ((slot->flags & FLOW_UP) || (p->flags & (FLAG_SYN | FLAG_FIN | FLAG_RST)))
+	if (slot->flags & FLOW_UP)
 		return IS_WANTED;
-	if (is_acceptable(p, slot))
+	verdict = judge_flags(p, slot, acceptable);
+	if (verdict == CONTINUE && acceptable)
 		return pass_on(p, slot);
 	/* A slot that was written meanwhile judges nothing. */
 	if (!is_unchanged(p, slot))
 		return GOES_UP;
+	if (verdict != CONTINUE)
+		return verdict;
 	return p->flags & FLAG_ACK && p->side == SIDE_CLIENT ? CONTINUE : DROPPED(DROP_OUT_OF_WINDOW);
 }
 

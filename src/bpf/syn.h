@@ -162,6 +162,7 @@ static __always_inline int handle_opening(const struct settings *settings, struc
 {
 	struct service *service = find_service(settings, p);
 	struct service_counters *row;
+	struct slot *slot;
 	__u32 rule = 0;
 
 	if (!service)
@@ -183,12 +184,10 @@ static __always_inline int handle_opening(const struct settings *settings, struc
 		return DROPPED(DROP_DENIED);
 	if (rule == RULE_ALLOW)
 		return mark_pending(settings, p);
-	if (settings->flags & SETTING_DIRECT_FLOWS) {
-		struct slot *slot = find_flow(settings, p);
-
-		if (slot && (slot->flags & FLOW_DIRECT))
-			return IS_WANTED;
-	}
+	slot = find_flow(settings, p);
+	/* The server itself may have opened it, or this is its very SYN: see engine/mod.rs is_of_live_flow. */
+	if (slot && ((slot->flags & FLOW_DIRECT) || slot->client_iss == p->seq))
+		return IS_WANTED;
 	return challenge(settings, p, service, row);
 }
 

@@ -60,6 +60,8 @@ pub(super) struct Backend {
     early: EarlyData,
     /// The client has sent its FIN behind the early data.
     fin: bool,
+    /// SND.UP of the client: behind its urgent data (RFC 9293 §3.8.5).
+    urgent: Option<SeqNumber>,
     /// SYNs sent again.
     retries: u32,
     /// A SYN was sent at once because the server answered with an old connection's ACK; once between two timeouts.
@@ -77,6 +79,7 @@ pub(super) struct Completion {
     pub(super) handshake: Handshake,
     pub(super) early: EarlyData,
     pub(super) fin: bool,
+    pub(super) urgent: Option<SeqNumber>,
     /// What the server's SYN-ACK says.
     pub(super) said: ServerAnswer,
     /// What its acknowledgement echoes.
@@ -133,7 +136,16 @@ pub(super) enum Timeout {
 impl Backend {
     /// A connection whose first SYN is about to be sent, or after a while if it `waits`.
     pub(super) fn new(handshake: Handshake, early: EarlyData, fin: bool, waits: bool) -> Backend {
-        Backend { handshake, early, fin, retries: 0, was_hurried: false, waits, answer: None, is_done: false }
+        let (retries, was_hurried, is_done) = (0, false, false);
+        let (urgent, answer) = (None, None);
+        Backend { handshake, early, fin, urgent, retries, was_hurried, waits, answer, is_done }
+    }
+
+    /// Notes where the urgent data ends that a segment which is kept points to; the latest counts.
+    pub(super) fn note_urgent(&mut self, segment: &Segment<'_>) {
+        if let Some(end) = segment.urgent_end() {
+            self.urgent = Some(self.urgent.map_or(end, |known| known.max(end)));
+        }
     }
 
     /// The handshake, if a SYN with `seq` was sent to the server and no answer has come.
@@ -176,8 +188,7 @@ impl Backend {
         segment: &Segment<'_>,
         room: Room,
     ) -> FromClient {
-        let first = self.handshake.client_iss.add(1);
-        let next = first.add(u32::try_from(self.early.octets().len()).unwrap_or(0)).add(u32::from(self.fin));
+        let (first, next) = (self.handshake.client_iss.add(1), self.next());
         if arrival.flags.has(Flags::RST) {
             let is_exact = arrival.seq == first || arrival.seq == next;
             return match verify(arrival, segment.frame()) {
@@ -197,10 +208,32 @@ impl Backend {
             return drop_for(reason);
         }
         self.note_client(arrival, segment);
+        self.forget_what_differs(arrival, segment);
+        let next = self.next();
         if !arrival.end.is_after(next) {
+            // Urgent data may be announced before there is any.
+            self.note_urgent(segment);
             return FromClient::Settled(Verdict::Consume);
         }
         self.keep(arrival, segment, next, room)
+    }
+
+    /// Behind all that is kept of the client.
+    fn next(&self) -> SeqNumber {
+        let early = u32::try_from(self.early.octets().len()).unwrap_or(0);
+        self.handshake.client_iss.add(1).add(early).add(u32::from(self.fin))
+    }
+
+    /// Forgets what is kept from the segment's first octet on if its octets are others. Then the client has rebooted, chose the same
+    /// ISS, and got the same cookie. Nothing of what it sent before was acknowledged.
+    fn forget_what_differs(&mut self, arrival: &Arrival<'_>, segment: &Segment<'_>) {
+        let offset = arrival.seq.distance_from(self.handshake.client_iss.add(1));
+        let Ok(offset) = usize::try_from(offset) else { return };
+        let Some(kept) = self.early.octets().get(offset..).filter(|_| !self.is_done) else { return };
+        if kept.iter().zip(segment.payload()).any(|(one, other)| one != other) {
+            self.early.truncate(offset);
+            (self.fin, self.urgent) = (false, None);
+        }
     }
 
     /// Notes the client's latest timestamps and window. A segment that was overtaken tells nothing: an older TSecr would
@@ -239,6 +272,7 @@ impl Backend {
             return drop_for(DropReason::EarlyDataExceeded);
         }
         self.fin = arrival.flags.has(Flags::FIN);
+        self.note_urgent(segment);
         FromClient::Settled(Verdict::Consume)
     }
 
@@ -321,7 +355,8 @@ impl Backend {
         self.is_done = true;
         let early = core::mem::replace(&mut self.early, empty);
         let is_second_answered = Some(false);
-        Completion { handshake: self.handshake, early, fin: self.fin, said, echo, is_second_answered }
+        let (handshake, fin, urgent) = (self.handshake, self.fin, self.urgent);
+        Completion { handshake, early, fin, urgent, said, echo, is_second_answered }
     }
 
     /// Whether a SYN-ACK may be the one of before, which was on its way when the server was told to forget it, or whose server
@@ -383,6 +418,7 @@ impl Completion {
             last_seen: now,
             armed_for: Instant::ZERO,
             storm: Storm::default(),
+            doubted: None,
         }
     }
 

@@ -1,30 +1,45 @@
 //! CLOSING: what FIN and RST make of a flow (RFC 9293 §3.6, §3.10.7.4).
 
 use super::flow::{End, Flow, FlowState, Standing};
+use super::verdict::Side;
 
 impl Flow {
-    /// Moves the state on after a segment of the given standing was noted.
-    pub(super) fn advance(&mut self, standing: Standing) {
-        self.state = match standing {
-            Standing::ExactReset => FlowState::Reset,
-            Standing::Acceptable => self.after_segment(),
+    /// Moves the state on after a segment of `side` with the given standing was noted.
+    pub(super) fn advance(&mut self, side: Side, standing: Standing) {
+        let (state, doubted) = match standing {
+            Standing::ExactReset => (FlowState::Reset, None),
+            Standing::LikelyReset if self.state == FlowState::Reset => return,
+            Standing::LikelyReset => (FlowState::Reset, Some(side)),
+            Standing::Acceptable if self.revives(side) => (self.as_its_fins_say(), None),
+            Standing::Acceptable => (self.after_segment(), None),
             // Its receiver will challenge it: the answer to that decides.
-            Standing::InexactReset | Standing::BadReset | Standing::OutOfWindow => self.state,
+            Standing::InexactReset | Standing::BadReset | Standing::OutOfWindow => return,
         };
+        (self.state, self.doubted) = (state, doubted);
+    }
+
+    /// Whether a segment of `side` shows that the connection goes on behind a RST that is in doubt: the peer challenges it, since it
+    /// has not got what was sent before, or the end itself never sent it. (Or the segment crossed the RST: then it will be
+    /// answered with another.)
+    fn revives(&self, side: Side) -> bool {
+        let (end, peer) = self.ends(side);
+        self.doubted.is_some_and(|by| by == side || end.acked != peer.next)
     }
 
     fn after_segment(&self) -> FlowState {
         match self.state {
             FlowState::Reset => FlowState::Reset,
             FlowState::TimeWait => FlowState::TimeWait,
-            FlowState::Established | FlowState::HalfClosed | FlowState::Closing => {
-                match (self.client.fin, self.server.fin) {
-                    (None, None) => FlowState::Established,
-                    (Some(_), Some(_)) if is_closed(&self.client, &self.server) => FlowState::TimeWait,
-                    (Some(_), Some(_)) => FlowState::Closing,
-                    (Some(_), None) | (None, Some(_)) => FlowState::HalfClosed,
-                }
-            }
+            FlowState::Established | FlowState::HalfClosed | FlowState::Closing => self.as_its_fins_say(),
+        }
+    }
+
+    fn as_its_fins_say(&self) -> FlowState {
+        match (self.client.fin, self.server.fin) {
+            (None, None) => FlowState::Established,
+            (Some(_), Some(_)) if is_closed(&self.client, &self.server) => FlowState::TimeWait,
+            (Some(_), Some(_)) => FlowState::Closing,
+            (Some(_), None) | (None, Some(_)) => FlowState::HalfClosed,
         }
     }
 }

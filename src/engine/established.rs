@@ -123,17 +123,13 @@ impl Step<'_> {
             Err(DropReason::CookieReplayed) => return Some(Verdict::Drop(DropReason::CookieReplayed)),
             Err(_) => return self.handle_as_the_flows(arrival, frame),
         };
-        // A client that returns the cookie of a SYN on a direct flow's tuple has opened another, though its ISS be the same.
-        let is_another = |flow: &Flow| flow.is_direct || flow.client_iss != redemption.client_iss;
-        let Some(old) = self.remove_flow_if(&arrival.key, is_another) else {
+        let is_another = |flow: &Flow| !flow.was_opened_by(redemption.client_iss, redemption.cookie_iss);
+        let Some(_) = self.remove_flow_if(&arrival.key, is_another) else {
             // A keep-alive of the connection itself: whether the server still knows it the server must say.
             return self
                 .handle_as_the_flows(arrival, frame)
                 .or(Some(Verdict::Drop(DropReason::CookieReplayed)));
         };
-        if !old.is_direct {
-            self.spend(arrival.key, old.client_iss);
-        }
         if !is_over {
             // The server still holds the old connection: end it with the number that it expects (RFC 5961 §3.2).
             let counters = self.counters(arrival.id);
@@ -172,44 +168,93 @@ fn handle(
         flow.watch(side, arrival, frame, now);
         return Outcome::Settled(Verdict::Forward);
     }
-    let ack = match side {
-        Side::Client => arrival.ack.add(flow.translation.delta),
-        Side::Server => arrival.ack,
-    };
     if let Some(acknowledgement) = syn_ack_again(flow, side, arrival) {
         return Outcome::SynAckAgain(acknowledgement);
     }
-    let mut standing = flow.judge(side, arrival, ack);
+    let standing = flow.judge(side, arrival, flow.ack_of(side, arrival));
     if may_reopen && looks_like_new(flow, side, arrival, standing) {
         return Outcome::MayReopen { is_over: flow.state.is_over(), next: flow.client.next };
     }
-    if standing == Standing::OutOfWindow && flow.resuming.is_under_way(now) {
-        standing = flow.resynchronize(side, arrival, ack);
-    }
-    flow.note_resumption(side, now);
-    match standing {
-        Standing::BadReset => return Outcome::Settled(Verdict::Drop(DropReason::BadReset)),
-        Standing::OutOfWindow => return Outcome::Settled(Verdict::Drop(DropReason::OutOfWindow)),
-        Standing::Acceptable | Standing::ExactReset | Standing::InexactReset => {}
-    }
-    let says_nothing_new = flow.says_nothing_new(side, arrival, ack);
-    if flow.storm.note(side, says_nothing_new, now.since(flow.last_seen)) {
-        flow.last_seen = now;
-        return Outcome::Settled(Verdict::Drop(DropReason::AckStorm));
-    }
+    let standing = match scrutinize(flow, side, arrival, frame, standing, now) {
+        Ok(standing) => standing,
+        Err(reason) => return Outcome::Settled(Verdict::Drop(reason)),
+    };
     match side {
         Side::Client => flow.translation.client_to_server(arrival, frame),
         Side::Server => flow.translation.server_to_client(arrival, frame),
     }
+    note(flow, side, arrival, standing, now);
+    Outcome::Settled(Verdict::Forward)
+}
+
+/// Notes a segment that crosses, and moves the state on.
+fn note(flow: &mut Flow, side: Side, arrival: &Arrival<'_>, standing: Standing, now: Instant) {
     match standing {
         // A SYN is no part of an open connection: its receiver challenges it and takes nothing of it (RFC 5961 §4.2).
-        Standing::Acceptable if arrival.flags.has(Flags::SYN) => {}
-        Standing::Acceptable => flow.note(side, arrival, ack, now),
-        Standing::ExactReset if flow.state != FlowState::Reset => flow.last_seen = now,
-        Standing::ExactReset | Standing::InexactReset | Standing::BadReset | Standing::OutOfWindow => {}
+        Standing::Acceptable if arrival.flags.has(Flags::SYN) => return,
+        Standing::Acceptable => flow.note(side, arrival, flow.ack_of(side, arrival), now),
+        Standing::ExactReset | Standing::LikelyReset if flow.state != FlowState::Reset => {
+            flow.last_seen = now
+        }
+        Standing::ExactReset
+        | Standing::LikelyReset
+        | Standing::InexactReset
+        | Standing::BadReset
+        | Standing::OutOfWindow => {}
     }
-    flow.advance(standing);
-    Outcome::Settled(Verdict::Forward)
+    // The checksum of a fragment is that of the whole segment: nobody here can tell whether it is good.
+    if !arrival.layout.is_fragment {
+        flow.advance(side, standing);
+    }
+}
+
+/// How a segment of a translated flow stands to it in the end.
+///
+/// # Errors
+/// Why it does not cross.
+fn scrutinize(
+    flow: &mut Flow,
+    side: Side,
+    arrival: &Arrival<'_>,
+    frame: &[u8],
+    mut standing: Standing,
+    now: Instant,
+) -> Result<Standing, DropReason> {
+    // "If the ACK bit is off, drop the segment" (RFC 9293 §3.10.7.4, fifth). Noted, it would move ends for a sender who knows
+    // nothing of the connection but its tuple.
+    if !arrival.flags.has(Flags::SYN.with(Flags::ACK).with(Flags::RST)) {
+        return Err(DropReason::BadFlags);
+    }
+    let ack = flow.ack_of(side, arrival);
+    if standing == Standing::OutOfWindow && flow.resuming.is_under_way(now) {
+        verify(arrival, frame)?;
+        standing = flow.resynchronize(side, arrival, ack);
+    }
+    flow.note_resumption(side, now);
+    match standing {
+        Standing::BadReset => return Err(DropReason::BadReset),
+        Standing::OutOfWindow => return Err(DropReason::OutOfWindow),
+        Standing::Acceptable | Standing::ExactReset | Standing::LikelyReset | Standing::InexactReset => {}
+    }
+    if may_change_state(flow, arrival) {
+        verify(arrival, frame)?;
+    }
+    let says_nothing_new = flow.says_nothing_new(side, arrival, ack);
+    if flow.storm.note(side, says_nothing_new, now.since(flow.last_seen)) {
+        flow.last_seen = now;
+        return Err(DropReason::AckStorm);
+    }
+    Ok(standing)
+}
+
+/// Whether the segment may begin, end or revive anything: then its checksum is verified first, for its receiver discards it if
+/// that is wrong. What a corrupt segment of another kind leaves behind only widens what passes, and harms nothing: see
+/// [`Flow::note`].
+fn may_change_state(flow: &Flow, arrival: &Arrival<'_>) -> bool {
+    let is_control = arrival.flags.has(Flags::SYN.with(Flags::FIN).with(Flags::RST));
+    // The last ACK of a FIN is an ACK like any other.
+    let is_ending = flow.state == FlowState::Closing || flow.doubted.is_some();
+    (is_control || is_ending) && !arrival.layout.is_fragment
 }
 
 /// What to answer if the server's segment is the SYN-ACK that opened the flow, once more. One with another ISS is an
@@ -241,9 +286,13 @@ fn syn_ack_again(flow: &Flow, side: Side, arrival: &Arrival<'_>) -> Option<Ackno
 /// Whether a client's segment may be the ACK of a new connection: one that does not fit, or any on a tuple whose
 /// connection is over. The old entry must not swallow it (the bug of nearly every SYN proxy).
 fn looks_like_new(flow: &Flow, side: Side, arrival: &Arrival<'_>, standing: Standing) -> bool {
+    let cookie_iss = arrival.ack.sub(1);
+    // The connection's own first segment again, or a keep-alive of a client that has sent nothing.
+    let is_its_own =
+        || flow.was_opened_by(arrival.seq.sub(1), cookie_iss) || flow.was_opened_by(arrival.seq, cookie_iss);
     side == Side::Client
         && arrival.flags.has(Flags::ACK)
         && !arrival.flags.has(Flags::SYN.with(Flags::RST))
-        && arrival.seq.sub(1) != flow.client_iss
         && (standing == Standing::OutOfWindow || flow.state.is_over())
+        && !is_its_own()
 }

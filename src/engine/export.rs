@@ -283,6 +283,7 @@ fn restore(saved: &SavedFlow, service: ServiceId, now: Instant, past: Past) -> O
         server: restore_end(&saved.server),
         link: saved.link,
         storm: Storm::default(),
+        doubted: None,
         resuming: if is_settled { Resuming::No } else { Resuming::Waiting },
         place: Place::Here,
         last_seen: now.before(saved.idle.saturating_add(past.age)),

@@ -137,6 +137,9 @@ pub(super) struct Flow {
     /// From the client to the server.
     pub(super) link: LinkHeader,
     pub(super) storm: Storm,
+    /// In RESET: the end whose RST may be disobeyed, for its peer has not acknowledged all that was sent before it. What follows
+    /// shows whether it was.
+    pub(super) doubted: Option<Side>,
     /// Restored from before a crash: until when its ends may be elsewhere than noted (`resume`).
     pub(super) resuming: Resuming,
     /// Where its segments are handled.
@@ -182,6 +185,8 @@ pub(super) enum Standing {
     Acceptable,
     /// A RST that its receiver will obey (RFC 5961 §3.2: SEG.SEQ is RCV.NXT).
     ExactReset,
+    /// A RST behind all that its sender has sent, which its receiver will obey if it has got all of that.
+    LikelyReset,
     /// A RST in the window that its receiver will challenge (RFC 5961 §3.2).
     InexactReset,
     /// A RST that no receiver would look at.
@@ -200,6 +205,31 @@ impl Flow {
         has_sent_nothing(&self.client, self.client_iss) && has_sent_nothing(&self.server, self.server_iss)
     }
 
+    /// The ISS that the client knows its server by, if that is a cookie and known.
+    fn cookie_iss(&self) -> Option<SeqNumber> {
+        let is_known = !self.is_direct && self.server_iss != SeqNumber(0);
+        is_known.then(|| self.server_iss.sub(self.translation.delta))
+    }
+
+    /// Whether it is translated, and nothing is known of its cookie but the client's ISS.
+    pub(super) fn has_unknown_cookie(&self) -> bool {
+        !self.is_direct && self.cookie_iss().is_none()
+    }
+
+    /// Whether the flow is of this cookie's. The client's ISS alone does not tell: one that rebooted may choose the same.
+    pub(super) fn was_opened_by(&self, client_iss: SeqNumber, cookie_iss: SeqNumber) -> bool {
+        let is_its_cookie = || self.cookie_iss().is_none_or(|known| known == cookie_iss);
+        !self.is_direct && self.client_iss == client_iss && is_its_cookie()
+    }
+
+    /// SEG.ACK of a segment of `side`, as the server counts.
+    pub(super) fn ack_of(&self, side: Side, arrival: &Arrival<'_>) -> SeqNumber {
+        match side {
+            Side::Client => arrival.ack.add(self.translation.delta),
+            Side::Server => arrival.ack,
+        }
+    }
+
     /// Judges a segment of `side` (RFC 9293 §3.10.7.4, RFC 5961), whose numbers are in the server's view.
     pub(super) fn judge(&self, side: Side, arrival: &Arrival<'_>, ack: SeqNumber) -> Standing {
         let (sender, receiver) = self.ends(side);
@@ -208,7 +238,8 @@ impl Flow {
         }
         // One octet beyond the edge is a window probe.
         let is_ahead = arrival.end.is_after(receiver.edge.add(1));
-        let is_behind = arrival.end.is_before(sender.next.sub(receiver.max_window.max(OLD_SEGMENT)));
+        let is_behind =
+            arrival.end.is_before(sender.next.sub(receiver.max_window.saturating_add(OLD_SEGMENT)));
         let has_bad_ack = arrival.flags.has(Flags::ACK)
             && (ack.is_after(receiver.next)
                 || ack.is_before(receiver.next.sub(sender.max_window.saturating_add(OLD_SEGMENT))));
@@ -216,6 +247,11 @@ impl Flow {
     }
 
     /// Notes an acceptable segment of `side`.
+    ///
+    /// Its checksum need not have been verified, unless it changes the state: numbers only move on, and only within what `judge`
+    /// lets them. SND.NXT moves up to the edge of the window, RCV.NXT up to the peer's SND.NXT, the edge by one window: the peer may
+    /// send and acknowledge what it could have a moment later anyway, and no segment of the connection itself becomes
+    /// unacceptable, since what is behind is judged by the largest window and some.
     pub(super) fn note(&mut self, side: Side, arrival: &Arrival<'_>, ack: SeqNumber, now: Instant) {
         let rescale = match side {
             Side::Client => self.translation.client_window,
@@ -242,7 +278,7 @@ impl Flow {
             sender.edge = sender.edge.max(ack.add(window));
             sender.max_window = sender.max_window.max(window);
         }
-        if arrival.flags.has(Flags::FIN) && arrival.end == sender.next {
+        if arrival.flags.has(Flags::FIN) && arrival.end == sender.next && !arrival.layout.is_fragment {
             sender.fin = Some(arrival.end);
         }
         self.last_seen = now;
@@ -266,11 +302,16 @@ impl Flow {
 }
 
 fn judge_reset(sender: &End, receiver: &End, seq: SeqNumber) -> Standing {
-    // What the receiver has got but not yet acknowledged passed here, so its RCV.NXT is one of the two.
+    // The FIN takes a number of its own, and some stacks forget that: macOS sends its RST one before it. Linux obeys it.
+    let is_of_fin = sender.fin == Some(receiver.acked) && seq.add(1) == receiver.acked;
     if !sender.is_known || !receiver.is_known {
         Standing::InexactReset
-    } else if seq == receiver.acked || seq == sender.next {
+    } else if seq == receiver.acked || is_of_fin {
         Standing::ExactReset
+    } else if seq == sender.next {
+        // What the receiver has got but not acknowledged yet passed here. But so did what somebody forged who knows the window: it
+        // moves SND.NXT, and no RCV.NXT.
+        Standing::LikelyReset
     } else if !seq.is_before(receiver.acked) && seq.is_before(receiver.edge) {
         Standing::InexactReset
     } else {

@@ -212,10 +212,6 @@ impl Step<'_> {
     pub(super) fn end_flow(&mut self, key: &FlowKey, flow: &Flow) {
         let limits = &self.policy.limits;
         let is_early = flow.deadline(limits) > self.now;
-        if !flow.is_direct && (is_early || flow.state == FlowState::Reset) {
-            // All other timeouts outlast a cookie of the default epoch.
-            self.spend(*key, flow.client_iss);
-        }
         let counters = self.counters(flow.service);
         match Worth::of(flow) {
             _ if !is_early && flow.state.is_over() => {}

@@ -51,12 +51,13 @@ impl HalfOpen {
         matches!(self.phase, Phase::Backend(_))
     }
 
-    /// The client's ISS, if a client has opened it.
-    pub(super) fn client_iss(&self) -> Option<SeqNumber> {
+    /// Whether it is the one that this cookie opened.
+    pub(super) fn is_of_cookie(&self, client_iss: SeqNumber, cookie_iss: SeqNumber) -> bool {
         match &self.phase {
-            Phase::Backend(backend) => Some(backend.handshake.client_iss),
-            Phase::Direct(direct) => Some(direct.handshake.client_iss),
-            Phase::Outgoing(_) => None,
+            Phase::Backend(Backend { handshake, .. }) => {
+                handshake.client_iss == client_iss && handshake.cookie_iss == cookie_iss
+            }
+            Phase::Direct(_) | Phase::Outgoing(_) => false,
         }
     }
 

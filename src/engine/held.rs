@@ -107,8 +107,7 @@ impl Step<'_> {
             }
             return Verdict::Drop(reason);
         }
-        let payload = if is_first { segment.payload() } else { &[] };
-        let backend = self.backend_entry(arrival, handshake, payload, is_first);
+        let backend = self.backend_entry(arrival, handshake, Some(&segment).filter(|_| is_first));
         let deadline = backend.deadline;
         let is_replaced = self.shared.half_open.with(&arrival.key, |entry| {
             let is_held = matches!(&entry.phase, Phase::Direct(direct) if direct.is_freed());

@@ -149,6 +149,7 @@ impl Flow {
             server: End { is_known: true, ..End::default() },
             link: LinkHeader::of(&[], 0),
             storm: Storm::default(),
+            doubted: None,
             resuming: Resuming::No,
             place: if fast.is_up { Place::Known } else { Place::Lent },
             last_seen: Instant::ZERO,
@@ -197,13 +198,17 @@ impl Step<'_> {
         condition: impl FnOnce(&Flow) -> bool,
     ) -> Option<Flow> {
         // While the entry is held: nobody can admit the tuple's next flow in between.
-        self.shared.flows.remove_if(key, |flow| {
+        let removed = self.shared.flows.remove_if(key, |flow| {
             let goes = condition(flow);
             if goes && let Some(fast) = self.fast.filter(|_| flow.place != Place::Here) {
                 fast.remove(key);
             }
             goes
-        })
+        })?;
+        if removed.has_unknown_cookie() {
+            self.spend(key, removed.client_iss, None);
+        }
+        Some(removed)
     }
 
     /// Takes over a flow that the fast path has kept while nobody tended to it; whether there is one now.

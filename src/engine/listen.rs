@@ -4,7 +4,6 @@
 use core::net::IpAddr;
 use core::time::Duration;
 
-use super::Step;
 use super::backend::{Forgotten, Handshake};
 use super::classify::{Arrival, screen, verify};
 use super::policy::{Service, ServiceId};
@@ -13,7 +12,9 @@ use super::service::{default_mss, mss_of_mtu};
 use super::sightings::Sighted;
 use super::syn_sent::Opened;
 use super::verdict::{DropReason, Side, Verdict};
-use crate::cookie::{self, Offer, Redeemed, Tuple};
+use super::{Keys, Step};
+use crate::cookie::layout::SMALLEST_MSS;
+use crate::cookie::{self, Minted, Offer, Redeemed, Tuple};
 use crate::table::flow_key::FlowKey;
 use crate::wire::build::SegmentSpec;
 use crate::wire::ethernet::LinkHeader;
@@ -24,7 +25,7 @@ use crate::wire::tcp_options::SynOptions;
 /// A cookie that was returned.
 pub(super) struct Redemption {
     pub(super) client_iss: SeqNumber,
-    cookie_iss: SeqNumber,
+    pub(super) cookie_iss: SeqNumber,
     offer: Offer,
     epoch: u64,
     /// TSval and TSecr of the ACK.
@@ -79,7 +80,7 @@ impl Step<'_> {
         let version = arrival.layout.network.version;
         let state = self.shared.service(arrival.id);
         let server = state.options(arrival.service);
-        let offer = Offer {
+        let mut offer = Offer {
             // An MSS of 0 is none, as Linux takes it.
             mss: syn.mss.filter(|mss| *mss != 0).unwrap_or(default_mss(version)),
             wscale: syn.wscale.filter(|_| server.wscale.is_some()),
@@ -88,8 +89,7 @@ impl Step<'_> {
             // Without timestamps the cookie has no room for it.
             ecn: arrival.offers_ecn() && server.ecn && syn.timestamps.is_some() && server.timestamps,
         };
-        let unix = keys.clock.unix_at(self.now);
-        let minted = cookie::mint(&keys.ring, &tuple(arrival), arrival.seq, &offer, unix);
+        let minted = self.mint(keys, arrival, &mut offer)?;
         let mss_limit = mss_of_mtu(self.policy.mtu, version);
         let spec = SegmentSpec {
             seq: minted.isn,
@@ -148,12 +148,16 @@ impl Step<'_> {
     /// # Errors
     /// Why it does not.
     pub(super) fn listen(&mut self, arrival: &Arrival<'_>, frame: &mut [u8]) -> Result<Verdict, DropReason> {
-        let redemption = self.redeem(arrival, frame)?;
-        // Another worker may have opened the flow since it was looked for: its cookie has done its work.
-        if let Some(verdict) = self.established(Side::Client, arrival, frame) {
-            return Ok(verdict);
+        let redemption = self.redeem(arrival, frame);
+        // Another worker may have redeemed it since the connection was looked for: its cookie has done its work.
+        if matches!(redemption, Ok(_) | Err(DropReason::CookieReplayed)) {
+            let found = self.established(Side::Client, arrival, frame);
+            let found = found.or_else(|| self.syn_sent_client(arrival, frame));
+            if let Some(verdict) = found {
+                return Ok(verdict);
+            }
         }
-        Ok(self.open(arrival, frame, redemption))
+        Ok(self.open(arrival, frame, redemption?))
     }
 
     /// Opens the connection of a returned cookie. If the client's first SYN was let through and a later one answered, it is the
@@ -233,30 +237,62 @@ impl Step<'_> {
         };
         // The cookie covers the header; what comes with it is about to be kept.
         verify(arrival, frame)?;
-        if self.shared.spent.contains((arrival.key, found.client_iss), self.now, self.policy.limits.time_wait)
-        {
-            return Err(DropReason::CookieReplayed);
+        match self.is_spent(&arrival.key, found.client_iss, cookie_iss) {
+            true => Err(DropReason::CookieReplayed),
+            false => Ok(found),
         }
-        Ok(found)
     }
 
-    /// Refuses the cookie of a connection that ended, for 2 MSL: what is late of it, or sent again by whoever saw it, must
-    /// not open it once more.
-    pub(super) fn spend(&self, key: FlowKey, client_iss: SeqNumber) {
-        self.shared.spent.insert((key, client_iss), self.now, self.policy.limits.time_wait);
+    /// Refuses a cookie from now on, for it has opened a connection: what is late of that, or sent again by whoever saw it, must
+    /// not open it once more. `None` stands for every cookie of the ISS: of a connection from before a restart no more is known.
+    pub(super) fn spend(&self, key: &FlowKey, client_iss: SeqNumber, cookie_iss: Option<SeqNumber>) {
+        self.shared.spent.insert((key, client_iss, cookie_iss), self.now, self.spent_life(cookie_iss));
     }
 
-    /// The same for a connection that came to nothing, of which its client was told by RST: what crossed that RST must not
-    /// open at the server what the client has given up, and a client that missed it is told again.
-    pub(super) fn reject(&self, key: FlowKey, client_iss: SeqNumber) {
-        self.spend(key, client_iss);
-        self.shared.spent.insert((key, client_iss, REJECTED), self.now, self.policy.limits.time_wait);
+    fn is_spent(&self, key: &FlowKey, client_iss: SeqNumber, cookie_iss: SeqNumber) -> bool {
+        [Some(cookie_iss), None].into_iter().any(|cookie_iss| {
+            self.shared.spent.contains((key, client_iss, cookie_iss), self.now, self.spent_life(cookie_iss))
+        })
+    }
+
+    fn spent_life(&self, cookie_iss: Option<SeqNumber>) -> Duration {
+        if cookie_iss.is_some() { SPENT } else { self.policy.limits.time_wait.max(WITHOUT_COOKIE) }
+    }
+
+    /// The same, and notes that the client of a connection that came to nothing was told by RST: what crossed that RST must not open at
+    /// the server what the client has given up, and a client that missed it is told again.
+    pub(super) fn reject(&self, key: &FlowKey, handshake: &Handshake) {
+        self.spend(key, handshake.client_iss, Some(handshake.cookie_iss));
+        self.shared.spent.insert((key, handshake.client_iss, REJECTED), self.now, SPENT);
     }
 
     fn was_rejected(&self, arrival: &Arrival<'_>) -> bool {
-        let life = self.policy.limits.time_wait;
-        let is_rejected = |iss| self.shared.spent.contains((arrival.key, iss, REJECTED), self.now, life);
+        let is_rejected =
+            |iss: SeqNumber| self.shared.spent.contains((&arrival.key, iss, REJECTED), self.now, SPENT);
         is_rejected(arrival.seq.sub(1)) || is_rejected(arrival.seq)
+    }
+
+    /// Mints a cookie for the client's SYN that is not spent, and says what `offer` it carries.
+    ///
+    /// A client that rebooted may choose the same ISS again (embedded stacks do), and so have the cookie of the connection before,
+    /// of which a late segment must open nothing. Less is offered in its name then, so that the cookie is another.
+    fn mint(&self, keys: &Keys, arrival: &Arrival<'_>, offer: &mut Offer) -> Result<Minted, DropReason> {
+        let unix = keys.clock.unix_at(self.now);
+        for _ in 0..MOST_INCARNATIONS {
+            let minted = cookie::mint(&keys.ring, &tuple(arrival), arrival.seq, offer, unix);
+            // A SYN that comes again while the server is asked is answered alike: number for number, whoever answers.
+            if !self.is_spent(&arrival.key, arrival.seq, minted.isn) || self.is_opened_by(arrival, minted.isn)
+            {
+                return Ok(minted);
+            }
+            offer.mss = (offer.mss / 4).saturating_mul(3).max(SMALLEST_MSS);
+        }
+        Err(DropReason::CookieReplayed)
+    }
+
+    fn is_opened_by(&self, arrival: &Arrival<'_>, cookie_iss: SeqNumber) -> bool {
+        self.shared.half_open.with(&arrival.key, |entry| entry.is_of_cookie(arrival.seq, cookie_iss))
+            == Some(true)
     }
 
     /// Admits the connection of a returned cookie: a half-open entry, and a SYN to the server.
@@ -277,8 +313,8 @@ impl Step<'_> {
             told_wscale: self.shared.service(arrival.id).promised_wscale(redemption.epoch),
             forgotten: redemption.forgotten,
         };
-        let payload = if redemption.is_probe { &[] } else { segment.payload() };
-        match self.open_backend(arrival, handshake, payload, !redemption.is_probe) {
+        let first = Some(&segment).filter(|_| !redemption.is_probe);
+        match self.open_backend(arrival, handshake, first) {
             Ok(Opened::Now) => {
                 // Once for each cookie, and not before it is redeemed: copies of an ACK beyond a budget would hide a flood.
                 self.shared.service(arrival.id).pressure.note_returned(self.now, arrival.service);
@@ -318,7 +354,7 @@ impl Step<'_> {
             !Segment::new(frame, arrival.layout).payload().is_empty() || arrival.flags.has(Flags::FIN);
         if carries {
             // Its client may send the request once more on another connection: a copy of this one must not be executed.
-            self.reject(arrival.key, handshake.client_iss);
+            self.reject(&arrival.key, handshake);
         }
         true
     }
@@ -335,3 +371,14 @@ fn tuple(arrival: &Arrival<'_>) -> Tuple {
 
 /// Tells what was rejected from what has only served.
 const REJECTED: u8 = 1;
+
+/// How long a cookie counts as spent: two epochs of the longest, for no longer does it live. It is known by all its bits, so no
+/// other is refused for it.
+const SPENT: Duration = Duration::from_secs(2 * 3_600);
+
+/// The same where only the ISS is known: two epochs of the default. A client that chooses the same ISS again waits for so long.
+const WITHOUT_COOKIE: Duration = Duration::from_secs(64);
+
+/// Cookies that are tried for one ISS: as many as an MSS of 1460 can be rounded down to, and some. Bounds what a SYN costs whose
+/// sender has opened and reset connections with one ISS in turn.
+const MOST_INCARNATIONS: u32 = 12;

@@ -99,6 +99,7 @@ impl Flow {
             server: began.server.end(),
             link,
             storm: Storm::default(),
+            doubted: None,
             resuming: Resuming::No,
             place: Place::Here,
             last_seen: now,
@@ -129,11 +130,11 @@ impl Flow {
         let is_intact = || verify(arrival, frame).is_ok();
         let has_ack = arrival.flags.has(Flags::ACK) && !arrival.flags.has(Flags::SYN);
         match self.appraise(side, arrival) {
-            Standing::ExactReset if is_intact() => {
+            Standing::ExactReset | Standing::LikelyReset if is_intact() => {
                 if self.state != FlowState::Reset {
                     self.last_seen = now;
                 }
-                self.advance(Standing::ExactReset);
+                self.advance(side, Standing::ExactReset);
             }
             Standing::Acceptable if has_ack && (!arrival.flags.has(Flags::FIN) || is_intact()) => {
                 if side == Side::Server && self.is_alive_after_all(now) {
@@ -149,6 +150,7 @@ impl Flow {
             }
             // No receiver would take it, or challenge it before: the answer to that decides.
             Standing::ExactReset
+            | Standing::LikelyReset
             | Standing::Acceptable
             | Standing::InexactReset
             | Standing::BadReset
@@ -167,7 +169,7 @@ impl Flow {
 
     fn take(&mut self, side: Side, arrival: &Arrival<'_>, now: Instant) {
         self.note(side, arrival, arrival.ack, now);
-        self.advance(Standing::Acceptable);
+        self.advance(side, Standing::Acceptable);
     }
 
     /// How a segment stands to the note. Of a client an ACK that lies far behind what it has acknowledged before says nothing

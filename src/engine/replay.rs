@@ -8,6 +8,7 @@ use super::verdict::Side;
 use crate::cookie::layout::SMALLEST_MSS;
 use crate::wire::build::SegmentSpec;
 use crate::wire::frame::Version;
+use crate::wire::seq::SeqNumber;
 use crate::wire::tcp::Flags;
 use crate::wire::tcp_options::SynOptions;
 
@@ -25,6 +26,12 @@ impl Step<'_> {
             options: SynOptions { timestamps, ..SynOptions::default() },
             ..handshake.segment_to_server(&subject.key)
         };
+        // As if the client had sent it in these segments: the pointer counts from each (RFC 9293 §3.8.5).
+        let urgent = |seq: SeqNumber| {
+            let end = completion.urgent.filter(|end| end.is_after(seq))?;
+            u16::try_from(end.distance_from(seq)).ok()
+        };
+        let ack = SegmentSpec { urgent: urgent(ack.seq), ..ack };
         let octets = completion.early.octets();
         let octets_in_window = octets.get(..octets.len().min(usize::from(said.window))).unwrap_or(octets);
         let version = if subject.key.server().is_ipv4() { Version::V4 } else { Version::V6 };
@@ -45,7 +52,7 @@ impl Step<'_> {
             if is_last && has_all && completion.fin {
                 flags = flags.with(Flags::FIN);
             }
-            self.send(Side::Server, &SegmentSpec { seq, flags, payload: chunk, ..ack });
+            self.send(Side::Server, &SegmentSpec { seq, flags, urgent: urgent(seq), payload: chunk, ..ack });
             seq = seq.add(u32::try_from(chunk.len()).unwrap_or(0));
         }
         self.counters(subject.id).early_data_replayed.add(octets_in_window.len() as u64);

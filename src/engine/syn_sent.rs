@@ -30,8 +30,8 @@ pub(super) enum Opened {
 }
 
 impl Step<'_> {
-    /// Enters SYN-SENT: remembers the connection and sends its SYN to the server. `payload` is early data; the
-    /// segment's FIN counts only if that `is_whole`.
+    /// Enters SYN-SENT: remembers the connection and sends its SYN to the server. `first` is the client's segment if what it
+    /// carries is early data.
     ///
     /// # Errors
     /// Why it does not.
@@ -39,12 +39,11 @@ impl Step<'_> {
         &mut self,
         arrival: &Arrival<'_>,
         handshake: Handshake,
-        payload: &[u8],
-        is_whole: bool,
+        first: Option<&Segment<'_>>,
     ) -> Result<Opened, DropReason> {
         self.may_open_backend(arrival)?;
         self.make_room_for_a_half_open(arrival.id);
-        let entry = self.backend_entry(arrival, handshake, payload, is_whole);
+        let entry = self.backend_entry(arrival, handshake, first);
         let deadline = entry.deadline;
         match self.shared.half_open.admit(arrival.key, entry, self.half_open_caps(arrival)) {
             Ok(()) => {}
@@ -81,31 +80,35 @@ impl Step<'_> {
         }
     }
 
-    /// The entry of a connection whose SYN is about to be sent to the server.
+    /// The entry of a connection whose SYN is about to be sent to the server; `first` as above.
     pub(super) fn backend_entry(
         &self,
         arrival: &Arrival<'_>,
         handshake: Handshake,
-        payload: &[u8],
-        is_whole: bool,
+        first: Option<&Segment<'_>>,
     ) -> HalfOpen {
         let mut early = EarlyData::new(self.shared.early_data.clone(), arrival.id.index());
-        let has_kept_all = early.append(payload, self.room_for_early_data(arrival));
-        let fin = has_kept_all && is_whole && arrival.flags.has(Flags::FIN);
+        let room = self.room_for_early_data(arrival);
+        let kept = first.filter(|segment| early.append(segment.payload(), room));
+        // A FIN behind data that was not kept waits for that, or the server would get a stream that was cut short.
+        let fin = kept.is_some() && arrival.flags.has(Flags::FIN);
         let settled = settled(&handshake);
         let waits = settled > self.now;
+        let mut backend = Backend::new(handshake, early, fin, waits);
+        kept.into_iter().for_each(|segment| backend.note_urgent(segment));
         HalfOpen {
             service: arrival.id,
             is_watched: false,
             admitted: self.now,
             deadline: if waits { settled } else { self.now.after(FIRST_TIMEOUT) },
             armed_for: Instant::ZERO,
-            phase: Phase::Backend(Backend::new(handshake, early, fin, waits)),
+            phase: Phase::Backend(backend),
         }
     }
 
     /// Sends the SYN of an entry that was admitted.
     pub(super) fn start_backend(&mut self, arrival: &Arrival<'_>, deadline: Instant, handshake: &Handshake) {
+        self.spend(&arrival.key, handshake.client_iss, Some(handshake.cookie_iss));
         self.arm_half_open(arrival.key, deadline);
         if settled(handshake) <= self.now {
             self.counters(arrival.id).backend_syn.add(1);
@@ -151,10 +154,7 @@ impl Step<'_> {
 
     /// Forgets a connection that its client no longer wants.
     fn abort(&mut self, arrival: &Arrival<'_>) {
-        let entry = self.shared.half_open.remove_if(&arrival.key, HalfOpen::is_backend);
-        if let Some(client_iss) = entry.and_then(|entry| entry.client_iss()) {
-            self.spend(arrival.key, client_iss);
-        }
+        self.shared.half_open.remove_if(&arrival.key, HalfOpen::is_backend);
         self.counters(arrival.id).backend_aborted.add(1);
     }
 
@@ -279,7 +279,7 @@ impl Step<'_> {
     /// The server refused: so does the client's connection end.
     pub(super) fn refuse(&mut self, service: ServiceId, key: &FlowKey, handshake: &Handshake) {
         self.shared.half_open.remove_if(key, HalfOpen::is_backend);
-        self.reject(*key, handshake.client_iss);
+        self.reject(key, handshake);
         self.shared.service(service).note_handshake(false);
         let counters = self.counters(service);
         counters.backend_refused.add(1);
@@ -308,7 +308,7 @@ impl Step<'_> {
             }
             Timeout::GiveUp(handshake) => {
                 self.shared.half_open.remove_if(key, HalfOpen::is_backend);
-                self.reject(*key, handshake.client_iss);
+                self.reject(key, handshake);
                 self.shared.service(service).note_handshake(false);
                 if self.policy.service(service).is_some_and(|service| service.refuse_silent) {
                     self.remember_refusal(key);

@@ -106,6 +106,11 @@ impl EarlyData {
         self.buffer.as_ref().and_then(|(_, buffer)| buffer.get(..self.len)).unwrap_or(&[])
     }
 
+    /// Forgets what is kept behind the first `len` octets.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+
     /// Appends `octets` if there is room for all of them; else keeps none.
     pub fn append(&mut self, octets: &[u8], room: Room) -> bool {
         let end = self.len.saturating_add(octets.len());

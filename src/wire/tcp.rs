@@ -109,6 +109,12 @@ impl<'a> Segment<'a> {
         read_u16(self.frame, self.at(WINDOW))
     }
 
+    /// Behind the urgent data, SEG.SEQ + SEG.UP, if the URG flag says that there is some (RFC 9293 §3.8.5).
+    pub fn urgent_end(&self) -> Option<SeqNumber> {
+        let pointer = u32::from(read_u16(self.frame, self.at(URGENT)));
+        self.flags().has(Flags::URG).then(|| self.seq().add(pointer))
+    }
+
     /// Whether it carries the AE bit of Accurate ECN (RFC 9768), which once was the nonce sum.
     pub fn has_accurate_ecn(&self) -> bool {
         self.frame[self.at(DATA_OFFSET)] & 1 != 0
@@ -230,5 +236,6 @@ const ACK: usize = 8;
 const DATA_OFFSET: usize = 12;
 pub(super) const FLAGS: usize = 13;
 const WINDOW: usize = 14;
+const URGENT: usize = 18;
 pub(super) const CHECKSUM: usize = 16;
 const NOP: u8 = 1;

@@ -49,7 +49,8 @@ fn data_beyond_the_bound_or_behind_a_gap_is_dropped_unacknowledged() {
     lab.expect_nothing();
     lab.expect_counters(&[("drop.early_data_exceeded", 2), ("early_data_octets", 2048)]);
     // A retransmission that overlaps adds only what is new.
-    assert_eq!(lab.client(data(cookie, 401, &[4; 400])), Verdict::Consume);
+    let overlapping = [[1; 200].as_slice(), &[4; 200]].concat();
+    assert_eq!(lab.client(data(cookie, 401, &overlapping)), Verdict::Consume);
     assert_eq!(lab.server(lab.server_syn_ack()), Verdict::Consume);
     let next = cookie.iss.wrapping_add(1);
     let frames = lab.expect(&[
@@ -86,6 +87,92 @@ fn the_pool_is_bounded_for_all_connections_together() {
     lab.skip();
     assert_eq!(lab.server(lab.server_syn_ack().port(40_001)), Verdict::Consume);
     lab.expect(&[format!("server > . {}:{}(0) ack {} win 502 <TS val 1002 ecr 9000>", c(1), c(1), s(1))]);
+}
+
+/// The flags and the urgent pointer of a frame.
+fn urgent(frame: &[u8]) -> Option<u16> {
+    let tcp = parse(frame).tcp;
+    (frame[tcp + 13] & URG != 0).then(|| u16::from_be_bytes([frame[tcp + 18], frame[tcp + 19]]))
+}
+
+/// Row 26. The urgent mark is the client's: each segment that begins before it points there (RFC 9293 §3.8.5).
+#[test]
+fn urgent_data_is_replayed_with_its_mark() {
+    for is_first in [true, false] {
+        let mut lab = Lab::new();
+        let cookie = if is_first { lab.syn() } else { lab.syn_sent() };
+        // Behind the 1,501st octet; an earlier mark counts no more.
+        assert_eq!(lab.client(data(cookie, 1, &[1; 700]).urgent(3)), Verdict::Consume);
+        assert_eq!(lab.client(data(cookie, 701, &[2; 1300]).urgent(801)), Verdict::Consume);
+        // The same segment again, and one that is not kept, whose mark comes with it again.
+        assert_eq!(lab.client(data(cookie, 1, &[1; 700]).urgent(3)), Verdict::Consume);
+        let beyond = data(cookie, 5001, b"x").urgent(1);
+        assert_eq!(lab.client(beyond), Verdict::Drop(DropReason::EarlyDataExceeded));
+        lab.skip();
+        assert_eq!(
+            lab.server(seg(SYN, SERVER_ISS).ack(c(1)).window(65_160).mss(1012).ts(9000, 1001)),
+            Verdict::Consume
+        );
+        let marks: Vec<_> = lab.outcome().iter().map(|(_, frame)| urgent(frame)).collect();
+        // 1,000 octets each: the first two begin before the mark.
+        assert_eq!(marks, [Some(1_501), Some(501)]);
+    }
+}
+
+/// Row 26. The mark comes ahead of its data, and behind all that is kept.
+#[test]
+fn an_urgent_mark_ahead_of_its_data_is_replayed_with_the_ack() {
+    let mut lab = Lab::new();
+    let cookie = lab.syn();
+    assert_eq!(lab.client(data(cookie, 1, b"").urgent(9)), Verdict::Consume);
+    lab.skip();
+    assert_eq!(lab.server(lab.server_syn_ack()), Verdict::Consume);
+    let marks: Vec<_> = lab.outcome().iter().map(|(_, frame)| urgent(frame)).collect();
+    assert_eq!(marks, [Some(9)]);
+    // From then on the client's own segments cross with their marks.
+    assert_eq!(lab.client(data(cookie, 1, b"12345678!").urgent(9)), Verdict::Forward);
+    let marks: Vec<_> = lab.outcome().iter().map(|(_, frame)| urgent(frame)).collect();
+    assert_eq!(marks, [Some(9)]);
+}
+
+/// Rows 23 and 46. A FIN behind data that was not kept must wait for that data, or the server gets a stream that was cut short.
+#[test]
+fn a_fin_behind_data_that_was_not_kept_is_not_kept_either() {
+    let pool_is_full: fn(&mut Lab) = |lab| {
+        let cookie = lab.syn_with(linux_syn().port(39_999));
+        let holds_all = seg(PSH, c(1)).ack(cookie.iss.wrapping_add(1)).ts(1002, cookie.tsval).data(b"first");
+        assert_eq!(lab.client(holds_all.port(39_999)), Verdict::Consume);
+    };
+    let nothing: fn(&mut Lab) = |_| {};
+    for (before, early_data, len) in [(pool_is_full, 14_600, 10), (nothing, 1_000, 1_001)] {
+        let mut lab = Lab::with(|service, limits| {
+            limits.early_data_total = 2048;
+            service.early_data = early_data;
+        });
+        before(&mut lab);
+        let cookie = lab.syn();
+        lab.skip();
+        let all: Vec<u8> = (0..len).map(|n| n as u8).collect();
+        let last = seg(FIN | PSH, c(1)).ack(cookie.iss.wrapping_add(1)).ts(1002, cookie.tsval).data(&all);
+        assert_eq!(lab.client(last.clone()), Verdict::Consume, "the ACK counts, the rest waits");
+        lab.expect_counters(&[
+            ("cookie_valid", 1),
+            ("backend_syn", 1),
+            ("half_open", 1),
+            ("flows.syn_sent", 1),
+            ("inside.originated", 1),
+        ]);
+        assert_eq!(lab.client(last.clone()), Verdict::Drop(DropReason::EarlyDataExceeded));
+        lab.skip();
+        assert_eq!(lab.server(lab.server_syn_ack()), Verdict::Consume);
+        let ts = "<TS val 1002 ecr 9000>";
+        lab.expect(&[format!("server > . {}:{}(0) ack {} win 502 {ts}", c(1), c(1), s(1))]);
+        assert_eq!(lab.snapshot().flows.iter().find(|(state, _)| *state == "established").unwrap().1, 1);
+        // The client sends both again.
+        assert_eq!(lab.client(last), Verdict::Forward);
+        let (end, ack) = (c(len + 2), s(1));
+        lab.expect(&[format!("server > FP. {}:{end}({len}) ack {ack} win 502 {ts}", c(1))]);
+    }
 }
 
 /// Row 40.

@@ -68,6 +68,21 @@ fn established_fragments_make_a_translated_segment() {
     }
 }
 
+/// Row 57. The checksum is that of the whole: what a first fragment says of the connection's end cannot be verified, and changes
+/// nothing until its peer acknowledges it.
+#[test]
+fn established_first_fragments_with_fin_or_rst_change_no_state() {
+    for mut lab in both() {
+        lab.established();
+        for flags in [FIN, RST, PSH | FIN] {
+            let whole = lab.frame(Side::Server, &seg(flags, s(1)).ack(c(1)).ts(9100, 1001).data(&[7; 100]));
+            let [first, _] = fragments(&lab, &whole, 64);
+            assert_eq!(lab.inject(Side::Server, &first), Verdict::Forward, "{flags}");
+        }
+        lab.expect_counters(&[]);
+    }
+}
+
 /// Row 57. Without a flow no first fragment crosses, so nothing is ever complete behind synwall, whatever later
 /// fragments come along.
 #[test]

@@ -39,6 +39,8 @@ pub struct Seg {
     pub seq: u32,
     pub ack: u32,
     pub window: u16,
+    /// The urgent pointer; with [`Seg::urgent`] the flag, too.
+    pub urgent: u16,
     pub options: Vec<u8>,
     pub payload: Vec<u8>,
     pub client_port: u16,
@@ -54,6 +56,7 @@ pub fn seg(flags: u8, seq: u32) -> Seg {
         seq,
         ack: 0,
         window: 502,
+        urgent: 0,
         options: Vec::new(),
         payload: Vec::new(),
         client_port: 40_000,
@@ -71,6 +74,12 @@ impl Seg {
 
     pub fn window(mut self, window: u16) -> Seg {
         self.window = window;
+        self
+    }
+
+    pub fn urgent(mut self, pointer: u16) -> Seg {
+        self.flags |= URG;
+        self.urgent = pointer;
         self
     }
 
@@ -570,7 +579,8 @@ fn build(macs: [u8; 2], tags: &[u8], addresses: (IpAddr, IpAddr), ports: (u16, u
     tcp.extend(seg.ack.to_be_bytes());
     tcp.extend([(((20 + seg.options.len()) / 4) << 4) as u8, seg.flags]);
     tcp.extend(seg.window.to_be_bytes());
-    tcp.extend([0; 4]);
+    tcp.extend([0; 2]);
+    tcp.extend(seg.urgent.to_be_bytes());
     tcp.extend(&seg.options);
     tcp.extend(&seg.payload);
     let sum =

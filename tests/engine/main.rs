@@ -24,6 +24,8 @@ mod frames;
 mod fullness;
 mod handshake;
 mod icmp;
+mod incarnations;
+mod integrity;
 mod kept;
 mod lent;
 mod limits;

@@ -25,7 +25,7 @@ struct Bounds {
 
 const BOUNDS: [Bounds; 2] = [
     Bounds { loaded: 13_850, verified: 486_000, stack: 344 },
-    Bounds { loaded: 3_150, verified: 48_000, stack: 272 },
+    Bounds { loaded: 3_820, verified: 51_200, stack: 272 },
 ];
 
 #[test]

@@ -206,7 +206,7 @@ fn read_ends(slot: &Slot, now: u32) -> FastEnds {
     }
 }
 
-/// The program may note a segment at the same moment; what of the two is lost the next segment shows again.
+/// The program may note a segment at the same moment: numbers only move on, whoever moves them.
 fn note_ends(slot: &Slot, ends: &FastEnds, is_up: bool, now: u32) {
     for (to, from) in slot.ends.iter().zip([ends.client, ends.server]) {
         let numbers = [(&to.next, from.next), (&to.acked, from.acked), (&to.edge, from.edge)];
@@ -236,12 +236,12 @@ fn note_clock(slot: &Slot, ends: &FastEnds) {
     }
 }
 
-/// Moves a serial number (RFC 1982) on, never back.
+/// Moves a serial number (RFC 1982) on, never back, whatever the program does at the same time.
 fn move_on(to: &AtomicU32, value: u32) {
     // Half the circle apart the newer counts, as with `SeqNumber::max`.
-    if to.load(Relaxed).wrapping_sub(value).cast_signed() < 0 {
-        to.store(value, Relaxed);
-    }
+    let is_behind = |number: u32| number.wrapping_sub(value).cast_signed() < 0;
+    // Nothing to do is no failure.
+    let _ = to.fetch_update(Relaxed, Relaxed, |number| is_behind(number).then_some(value));
 }
 
 fn set_bit(flags: &AtomicU8, bit: u8, is_set: bool) {
