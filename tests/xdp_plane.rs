@@ -277,7 +277,7 @@ fn the_policy_is_in_the_maps() {
     path.press(ServiceId(0), true);
     assert!(path.is_pressed(ServiceId(0)) && !path.is_pressed(ServiceId(1)));
     path.mark_pending(&key(1));
-    path.note_refusal("198.18.0.2".parse().unwrap(), 80, Duration::from_secs(1));
+    path.note_refusal(("198.18.0.2".parse().unwrap(), 80), None, Duration::from_secs(1));
 }
 
 #[test]

@@ -225,9 +225,13 @@ struct hint {
 /* As PENDING_LIFE, and one, for a stamp is of when its unit began. */
 #define STAMP_LIFE (PENDING_LIFE / 1024 + 1)
 
-/* Key of `refused`: a server that refused lately; the value is until when that counts, in nanoseconds. */
-struct server_key {
+/*
+ * Key of `refused`: a server's port that refused lately, and the prefix of the client that it refused (see hash.h), or zeros
+ * for all. The value is until when that counts, in nanoseconds.
+ */
+struct refusal_key {
 	__u32 address[4];
+	__u32 prefix[2];
 	__u16 port;
 	__u16 padding;
 };
@@ -348,7 +352,7 @@ ASSERT_ABI(sizeof(struct port_block) == 64);
 ASSERT_ABI(sizeof(struct prefix_key) == 20);
 ASSERT_ABI(sizeof(struct flow_key) == 36);
 ASSERT_ABI(sizeof(struct hint) == 8);
-ASSERT_ABI(sizeof(struct server_key) == 20);
+ASSERT_ABI(sizeof(struct refusal_key) == 28);
 ASSERT_ABI(sizeof(struct slot) == 104);
 ASSERT_ABI(sizeof(struct service_counters) == 320);
 ASSERT_ABI(sizeof(struct port_counters) == 128);

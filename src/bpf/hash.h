@@ -51,15 +51,23 @@ static __always_inline __u16 stamp_hint(__u64 hint, __u64 hash)
 	return hint >> (hash >> 20 & 1 ? 48 : 32);
 }
 
-/* The hash of the client's prefix (IPv4 /24, IPv6 /64) and what it is asked for. */
-static __always_inline __u64 hash_source(const struct settings *settings, const struct packet *p, __u32 what)
+/* The client's prefix, IPv4 /24 or IPv6 /64, in two words. */
+static __always_inline void prefix_of(const struct packet *p, __u32 *prefix)
 {
 	const __u32 *from = p->client;
-	/* What begins like a multicast address is no source of IPv6 (RFC 4291 §2.7). */
-	__u32 high = p->is_v6 ? from[0] : bpf_htonl(0xff000004);
-	__u32 low = p->is_v6 ? from[1] : from[3] & bpf_htonl(0xffffff00);
 
-	return hash_mix(settings, hash_pair(settings, 0, high, low) + hash_pair(settings, 2, what, 0));
+	/* What begins like a multicast address is no source of IPv6 (RFC 4291 §2.7). */
+	prefix[0] = p->is_v6 ? from[0] : bpf_htonl(0xff000004);
+	prefix[1] = p->is_v6 ? from[1] : from[3] & bpf_htonl(0xffffff00);
+}
+
+/* The hash of the client's prefix and what it is asked for. */
+static __always_inline __u64 hash_source(const struct settings *settings, const struct packet *p, __u32 what)
+{
+	__u32 prefix[2];
+
+	prefix_of(p, prefix);
+	return hash_mix(settings, hash_pair(settings, 0, prefix[0], prefix[1]) + hash_pair(settings, 2, what, 0));
 }
 
 #endif

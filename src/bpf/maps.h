@@ -67,11 +67,11 @@ struct {
 /* Whether it is worth looking there, or among the flows. */
 ARRAY_MAP(hints, HINTS, struct hint, BPF_F_MMAPABLE);
 
-/* Servers that refused lately. */
+/* Clients' prefixes that a server refused lately, and servers that refuse all. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 4096);
-	__type(key, struct server_key);
+	__type(key, struct refusal_key);
 	__type(value, __u64);
 } refused SEC(".maps");
 

@@ -44,15 +44,19 @@ static __always_inline void sight(const struct settings *settings, const struct 
 	bpf_ringbuf_submit(seen, BPF_RB_NO_WAKEUP);
 }
 
-/* Whether the server refused lately. */
+/* Whether the server refused the client's prefix, or everyone, lately. */
 static __always_inline bool is_refused(const struct settings *settings, const struct packet *p, __u64 now)
 {
-	struct server_key key = {.port = p->ports >> 16};
+	struct refusal_key key = {.port = p->ports >> 16};
 	__u64 *until;
 
 	if (now >= settings->refused_until)
 		return false;
 	__builtin_memcpy(key.address, p->server, sizeof(key.address));
+	until = bpf_map_lookup_elem(&refused, &key);
+	if (until && now < *until)
+		return true;
+	prefix_of(p, key.prefix);
 	until = bpf_map_lookup_elem(&refused, &key);
 	return until && now < *until;
 }

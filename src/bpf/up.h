@@ -16,8 +16,11 @@
 #define WANTED_INTERVAL 3333ULL
 /* and of a source prefix and service 200,000. */
 #define WANTED_SOURCE_INTERVAL 5000ULL
+/* 1,000 ICMP errors of the prefix of a router or client. */
+#define ERROR_SOURCE_INTERVAL 1000000ULL
 /* Told apart from the SYNs of the same prefix. */
 #define WANTED_OF_SOURCE (1 << 16)
+#define ERRORS_OF_SOURCE (1 << 17)
 
 /* Takes one out of a meter of this CPU. */
 static __always_inline bool take_own(__u64 *meter, __u64 now, __u64 interval)
@@ -55,11 +58,15 @@ static __always_inline int pass_wanted(const struct settings *settings, const st
 static __always_inline int pass_odd(const struct settings *settings, const struct packet *p, bool is_error)
 {
 	bool is_ours = is_protected(settings, p);
+	__u64 now;
 
 	/* An error may quote what it is not addressed to, and flows may be left of addresses that were protected. */
 	if (!is_ours && !is_error && !(settings->flags & SETTING_LINGERING))
 		return CROSSES;
-	if (take_own(&p->port->odd_meter, now_in_nanos(p), ODD_INTERVAL))
+	now = now_in_nanos(p);
+	/* One reporter without end takes nothing from the path MTU discovery of others. */
+	if ((!is_error || take_source(settings, p, ERRORS_OF_SOURCE, ERROR_SOURCE_INTERVAL, now)) &&
+	    take_own(&p->port->odd_meter, now, ODD_INTERVAL))
 		return GOES_UP;
 	if (!is_ours)
 		return CROSSES;

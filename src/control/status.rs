@@ -260,7 +260,9 @@ fn problems(sample: &Sample, around: &Surroundings<'_>) -> (bool, Vec<String>) {
         problems.push(format!("{ended} of {} packet threads ended", around.workers));
     }
     let is_down = !problems.is_empty();
-    for (service, _) in current(sample, around.configured_modes).filter(|(service, _)| !service.backend_up) {
+    let does_not_answer = |service: &ServiceSnapshot| !service.backend_up || service.server_silent;
+    let services = current(sample, around.configured_modes);
+    for (service, _) in services.filter(|(service, _)| does_not_answer(service)) {
         problems.push(format!("the server of {} does not answer", service.name));
     }
     if !sample.reload.success {

@@ -88,9 +88,12 @@ impl Step<'_> {
             Phase::Direct(direct) => direct.gives_way_to(arrival.seq),
             Phase::Backend(_) | Phase::Outgoing(_) => false,
         };
-        let replaced = self.shared.half_open.remove_if(&arrival.key, gives_way);
+        let replaced = self.forget_direct(arrival, gives_way);
         let first_look = if arrival.service.mode.protects() { LOOK_INTERVAL } else { HOLD };
         let deadline = self.now.after(first_look);
+        let mut direct = Direct::new(arrival, frame);
+        let is_counted = self.is_first_asked(arrival);
+        direct.is_counted = is_counted;
         let entry = HalfOpen {
             service: arrival.id,
             is_watched,
@@ -98,10 +101,13 @@ impl Step<'_> {
             deadline,
             // The timer of the one before comes early enough: SYNs on one tuple need no more than one.
             armed_for: replaced.map_or(Instant::ZERO, |entry| entry.armed_for),
-            phase: Phase::Direct(Direct::new(arrival, frame)),
+            phase: Phase::Direct(direct),
         };
         let is_armed = self.now < entry.armed_for && entry.armed_for <= deadline;
         self.shared.half_open.admit(arrival.key, entry, self.half_open_caps(arrival))?;
+        if is_counted {
+            self.count_passed(arrival);
+        }
         if !is_armed {
             self.arm_half_open(arrival.key, deadline);
         }
@@ -126,7 +132,7 @@ impl Step<'_> {
                     return Some(Verdict::Drop(reason));
                 }
                 if is_exact {
-                    self.shared.half_open.remove_if(&arrival.key, HalfOpen::is_direct);
+                    self.forget_direct(arrival, HalfOpen::is_direct);
                 }
                 if is_freed { Verdict::Consume } else { Verdict::Forward }
             }
@@ -144,14 +150,15 @@ impl Step<'_> {
         let Some(entry) = self.shared.half_open.remove_if(&arrival.key, HalfOpen::is_direct) else {
             return Verdict::Forward;
         };
-        if let Phase::Direct(direct) = entry.phase
-            && !is_admitted
-            && arrival.stance != Stance::Watch
-            && !self.shared.flows.contains(&arrival.key)
-        {
+        let Phase::Direct(direct) = entry.phase else { return Verdict::Forward };
+        if !is_admitted && arrival.stance != Stance::Watch && !self.shared.flows.contains(&arrival.key) {
             // Nothing more of it would pass: both ends are told at once.
             self.reset_both(&Subject::of(arrival), &direct.handshake);
             return Verdict::Drop(DropReason::FlowTableFull);
+        }
+        // A handshake that is forged never comes so far. Of an answer before the last it is not known what it said.
+        if let Some(said) = direct.said.filter(|_| arrival.ack == direct.handshake.cookie_iss.add(1)) {
+            self.learn(&Subject::of(arrival), &direct.asked, &said);
         }
         self.counters(arrival.id).direct_completed.add(1);
         self.sight(Sighted::Completed, arrival, frame);
@@ -182,11 +189,14 @@ impl Step<'_> {
         // One that is corrupt tells nothing, and is not answered.
         let is_intact = verify(arrival, frame).is_ok();
         let is_answer = is_intact && arrival.flags.has(Flags::SYN) && arrival.flags.has(Flags::ACK);
+        let is_reset = is_intact && arrival.flags.has(Flags::RST);
         let said = ServerAnswer::of(arrival, frame);
         let now = self.now;
-        let (offer, is_freed, taken) = self.shared.half_open.with(&arrival.key, |entry| {
+        let (is_its_own, is_freed, taken) = self.shared.half_open.with(&arrival.key, |entry| {
             let Phase::Direct(direct) = &mut entry.phase else { return None };
-            let offer = direct.handshake.offer;
+            if is_answer || is_reset || (is_intact && arrival.is_opening()) {
+                self.count_answer(entry.service, entry.admitted, direct);
+            }
             let is_its_own = is_answer && direct.is_answered_by(arrival);
             let takes_data = is_its_own && arrival.ack != direct.handshake.client_iss.add(1);
             match direct.is_freed() || !is_intact {
@@ -198,7 +208,7 @@ impl Step<'_> {
             let taken = direct.beginning(arrival.seq).filter(|_| takes_data);
             let is_told_again = direct.is_freed() && is_intact;
             direct.freed = if is_told_again { Some(now) } else { direct.freed };
-            Some((is_its_own.then_some(offer), direct.is_freed(), taken))
+            Some((is_its_own, direct.is_freed(), taken))
         })??;
         if is_freed {
             // The RST was lost, and the server repeats its SYN-ACK. A RST is never answered (RFC 9293 §3.10.7.1).
@@ -208,14 +218,12 @@ impl Step<'_> {
             }
             return Some(Verdict::Consume);
         }
-        if let Some(offer) = offer {
-            let state = self.shared.service(arrival.id);
-            state.learn(&offer, &said);
-            state.note_handshake(true);
+        if is_its_own {
+            self.note_served(&Subject::of(arrival));
         }
         if let Some(began) = taken {
             self.open_at_once(arrival, frame, &began);
-        } else if is_intact && arrival.flags.has(Flags::RST) {
+        } else if is_reset {
             self.shared.half_open.remove_if(&arrival.key, HalfOpen::is_direct);
         }
         Some(Verdict::Forward)

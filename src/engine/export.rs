@@ -169,7 +169,8 @@ impl Step<'_> {
         for saved in &saved.services {
             let known = self.policy.services().iter().zip(&self.shared.services);
             for (service, state) in known.filter(|(service, _)| service.name == saved.name) {
-                state.restore(service, (saved.learned, saved.promised), epoch, keys.ring.epoch());
+                let learned = (saved.learned, saved.promised);
+                state.restore(self.now, service, learned, [epoch, keys.ring.epoch()]);
             }
         }
     }

@@ -36,8 +36,8 @@ pub trait FastPath: Send + Sync {
     /// Has the segments of a connection that is no flow yet passed up, as if the fast path had passed its SYN up.
     fn mark_pending(&self, key: &FlowKey);
 
-    /// Has SYNs to a server passed up for `life`, since it refused.
-    fn note_refusal(&self, server: IpAddr, port: u16, life: Duration);
+    /// Has SYNs to a server's port passed up for `life`, since it refused: those of the prefix of `client`, or all.
+    fn note_refusal(&self, server: (IpAddr, u16), client: Option<IpAddr>, life: Duration);
 
     /// Has a service's SYNs challenged, or no longer.
     fn press(&self, service: ServiceId, is_pressed: bool);

@@ -90,14 +90,16 @@ impl HalfOpen {
 }
 
 impl Grouped for HalfOpen {
-    /// By service, and apart those that are held in the server's place and those that the server opens: they are no burden
-    /// on its backlog.
+    /// By service, and apart what is no burden on the server's backlog: connections that are held in its place, those that
+    /// the server opens, and SYNs that it has not answered.
     fn group(&self) -> usize {
-        match &self.phase {
-            Phase::Direct(direct) if direct.is_freed() => HELD.saturating_add(self.service.index()),
-            Phase::Direct(_) | Phase::Backend(_) => self.service.index(),
-            Phase::Outgoing(_) => OUTGOING.saturating_add(self.service.index()),
-        }
+        let first = match &self.phase {
+            Phase::Direct(direct) if direct.is_freed() => HELD,
+            Phase::Direct(direct) if !direct.is_answered() => UNANSWERED,
+            Phase::Direct(_) | Phase::Backend(_) => 0,
+            Phase::Outgoing(_) => OUTGOING,
+        };
+        first.saturating_add(self.service.index())
     }
 
     fn owner(&self) -> usize {
@@ -111,9 +113,15 @@ impl Grouped for HalfOpen {
 }
 
 impl Shared {
-    /// Half-open entries of a service that hold a slot at its server, or are about to.
-    pub(super) fn slots_taken(&self, id: ServiceId) -> usize {
+    /// Half-open entries of a service that hold a slot at its server, as far as it has answered, or are about to.
+    pub(super) fn slots_held(&self, id: ServiceId) -> usize {
         self.half_open.group_len(id.index())
+    }
+
+    /// The same with those that it has not answered yet.
+    pub(super) fn slots_taken(&self, id: ServiceId) -> usize {
+        let unanswered = self.half_open.group_len(UNANSWERED.saturating_add(id.index()));
+        self.slots_held(id).saturating_add(unanswered)
     }
 
     /// Half-open entries of a service that are held in the server's place.
@@ -136,5 +144,7 @@ impl Shared {
 const HELD: usize = MAX_SERVICES + 1;
 /// The first group of those that servers open.
 const OUTGOING: usize = 2 * HELD;
+/// The first group of those that the server has not answered.
+const UNANSWERED: usize = 3 * HELD;
 /// Groups of the table.
-pub(super) const GROUPS: usize = 3 * HELD;
+pub(super) const GROUPS: usize = 4 * HELD;

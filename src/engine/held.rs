@@ -7,7 +7,7 @@
 use core::time::Duration;
 
 use super::Step;
-use super::backend::Handshake;
+use super::backend::{Handshake, Subject};
 use super::classify::{Arrival, verify};
 use super::half_open::{HalfOpen, Phase};
 use super::policy::{Service, ServiceId};
@@ -53,7 +53,7 @@ impl Step<'_> {
     pub(super) fn repeat_answer(&mut self, arrival: &Arrival<'_>, frame: &[u8], held: &Handshake) {
         let syn = SynOptions::parse(Segment::new(frame, arrival.layout).options());
         let limit = mss_of_mtu(self.policy.mtu, arrival.layout.network.version);
-        let server = self.shared.service(arrival.id).options(arrival.service);
+        let server = self.server_options(&Subject::of(arrival));
         let spec = SegmentSpec {
             seq: held.cookie_iss,
             ack: Some(arrival.seq.add(1)),

@@ -32,8 +32,8 @@ pub(super) struct Report {
     offload: Offload,
     /// SEG.SEQ as it is quoted.
     seq: SeqNumber,
-    /// What belongs to no connection must not cross.
-    is_strict: bool,
+    /// The operator lets the client off, or the service protects nothing.
+    is_spared: bool,
 }
 
 /// What the tables say of a report.
@@ -78,22 +78,21 @@ pub(super) fn classify<'p>(
         return Class::Nonsense(Some(id), DropReason::IcmpUnmatched);
     }
     let key = FlowKey::new(client, client_port, server, server_port);
-    let is_strict = service.mode == Mode::Always && policy.filter.decide(client) != Some(Rule::Allow);
-    Class::Icmp(Report { id, key, error, quote, offload, seq: quoted.seq(), is_strict })
+    let is_spared = !service.mode.protects() || policy.filter.decide(client) == Some(Rule::Allow);
+    Class::Icmp(Report { id, key, error, quote, offload, seq: quoted.seq(), is_spared })
 }
 
 impl Step<'_> {
     /// Handles an error that arrived on `side`.
     pub(super) fn handle_icmp(&mut self, side: Side, report: &Report, frame: &mut [u8]) -> Verdict {
+        if !report.is_spared && !self.take_report(side, report) {
+            return Verdict::Drop(DropReason::IcmpRateExceeded);
+        }
         match self.find_reported(side, report) {
             Outcome::Untouched => Verdict::Forward,
             Outcome::Unmatched => Verdict::Drop(DropReason::IcmpUnmatched),
             Outcome::InFlight(_) | Outcome::OfSyn(_) if !report.is_intact(frame) => {
                 Verdict::Drop(DropReason::BadChecksum)
-            }
-            // Counted behind the validation: what is forged does not use up what real errors need.
-            Outcome::InFlight(_) if !self.shared.service(report.id).icmp.take(self.now, RATE) => {
-                Verdict::Drop(DropReason::IcmpRateExceeded)
             }
             Outcome::InFlight(translation) => {
                 self.counters(report.id).icmp_translated.add(1);
@@ -110,6 +109,18 @@ impl Step<'_> {
                 Verdict::Consume
             }
         }
+    }
+
+    /// Takes an error out of the budget of the prefix of the client whose connection it is about.
+    ///
+    /// # Security
+    /// Counted before the error is looked at, and for each prefix apart: a budget that all share and that only a valid error
+    /// spends would tell a blind sender which SEG.SEQ is in flight (as with CVE-2016-5696), and one client could spend what
+    /// the path MTU discovery of all others needs. Forged errors spend no more than the budget of the prefix they name.
+    fn take_report(&self, side: Side, report: &Report) -> bool {
+        // What is forged outside spends nothing that reports from the servers' side need.
+        let what = if side == Side::Client { report.id.0 } else { report.id.0 | FROM_SERVERS };
+        self.shared.icmp_budgets.take(report.key.client(), what, self.now, RATE)
     }
 
     fn find_reported(&self, side: Side, report: &Report) -> Outcome {
@@ -133,8 +144,20 @@ impl Step<'_> {
             },
         });
         // Without an entry it is about a SYN-ACK of ours, which the server knows nothing of, or about nothing.
-        let unknown = if report.is_strict { Outcome::Unmatched } else { Outcome::Untouched };
+        let unknown = if self.may_be_unknown(report) { Outcome::Untouched } else { Outcome::Unmatched };
         of_half_open.unwrap_or(unknown)
+    }
+
+    /// Whether a connection that has no entry may be there all the same: one that the operator lets pass, or one from before
+    /// the start. Not while the service challenges: then nearly all errors are about our SYN-ACKs.
+    fn may_be_unknown(&self, report: &Report) -> bool {
+        let is_challenging = match self.policy.service(report.id).map(|service| service.mode) {
+            Some(Mode::Always) => true,
+            Some(Mode::Adaptive) => self.shared.service(report.id).pressure.is_on(),
+            Some(Mode::Monitor | Mode::Off) | None => false,
+        };
+        let has_grace = || self.shared.service(report.id).grace.is_in_force(self.now);
+        report.is_spared || (!is_challenging && has_grace())
     }
 
     /// Our SYN did not arrive. A client would give up on a hard error (RFC 1122 §4.2.3.9) and go on trying on a soft one.
@@ -144,7 +167,7 @@ impl Step<'_> {
                 self.remember_refusal(&report.key);
                 self.refuse(report.id, &report.key, handshake);
             }
-            // Perhaps only this client is barred: the next one is asked for.
+            // A rule of somebody's about this client, and perhaps for no longer than this: the next one is asked for.
             Kind::Hard => self.refuse(report.id, &report.key, handshake),
             Kind::Soft | Kind::TooBig(_) => self.counters(report.id).icmp_noted.add(1),
         }
@@ -170,5 +193,9 @@ impl Flow {
     }
 }
 
-/// Errors passed on a second for one service: more than any path reports, and no load for a server.
+/// Errors a second about one client prefix's connections to one service: more than any path reports, and less for the server
+/// than the segments that such clients may send.
 const RATE: Rate = NonZeroU32::new(1_000);
+
+/// Tells errors from the servers' side apart, in a budget's name; above any service.
+const FROM_SERVERS: u16 = 1 << 15;

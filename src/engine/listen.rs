@@ -4,7 +4,7 @@
 use core::net::IpAddr;
 use core::time::Duration;
 
-use super::backend::{Forgotten, Handshake};
+use super::backend::{Forgotten, Handshake, Subject};
 use super::classify::{Arrival, screen, verify};
 use super::policy::{Service, ServiceId};
 use super::reply;
@@ -57,8 +57,7 @@ impl Step<'_> {
 
     fn try_answer_syn(&mut self, arrival: &Arrival<'_>, frame: &[u8]) -> Result<(), DropReason> {
         let counters = self.counters(arrival.id);
-        let server = (arrival.key.server(), arrival.key.server_port());
-        if self.shared.refused.contains(server, self.now, self.policy.limits.refused) {
+        if self.is_refused(arrival) {
             if !self.may_reset(arrival) {
                 return Err(DropReason::ResetRateExceeded);
             }
@@ -79,7 +78,7 @@ impl Step<'_> {
         }
         let version = arrival.layout.network.version;
         let state = self.shared.service(arrival.id);
-        let server = state.options(arrival.service);
+        let server = self.server_options(&Subject::of(arrival));
         let mut offer = Offer {
             // An MSS of 0 is none, as Linux takes it.
             mss: syn.mss.filter(|mss| *mss != 0).unwrap_or(default_mss(version)),
@@ -168,7 +167,7 @@ impl Step<'_> {
         frame: &[u8],
         mut redemption: Redemption,
     ) -> Verdict {
-        if let Some(entry) = self.shared.half_open.remove_if(&arrival.key, |entry| !entry.is_backend()) {
+        if let Some(entry) = self.forget_direct(arrival, |entry| !entry.is_backend()) {
             redemption.forgotten = entry.forgotten();
             let exact = entry.offered_wscale(redemption.client_iss);
             redemption.offer.wscale = redemption.offer.wscale.map(|rounded| exact.unwrap_or(rounded));

@@ -11,6 +11,7 @@
 
 #![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
+mod answering;
 mod backend;
 mod classify;
 mod closing;
@@ -33,11 +34,13 @@ mod outgoing;
 mod patience;
 pub mod policy;
 mod pressure;
+mod refusals;
 mod repeat;
 mod replay;
 mod reply;
 mod resume;
 mod second_syn;
+mod servers;
 mod service;
 pub mod sightings;
 mod snapshot;
@@ -60,6 +63,7 @@ use crate::table::flow_key::TableHasher;
 use crate::table::recent::RecentSet;
 use crate::table::ripe::Ripe;
 use crate::table::timers::Timers;
+use crate::table::witnesses::Witnesses;
 use crate::time::{Instant, WallClock};
 use crate::wire::buffer::FrameBuf;
 use crate::wire::tcp::Flags;
@@ -70,6 +74,7 @@ use half_open::HalfOpen;
 pub use lent::NoRoom;
 use policy::{MAX_SERVICES, Mode, Policy, ServiceId};
 use repeat::Repeats;
+use servers::Servers;
 use service::ServiceState;
 use sightings::{Sighted, Sightings};
 pub use snapshot::{ServiceSnapshot, Snapshot};
@@ -98,13 +103,24 @@ pub struct Shared {
     /// And half-open entries.
     ripe_half_open: Ripe,
     early_data: Arc<EarlyDataPool>,
+    /// Clients' prefixes that a server refused, by its port; and ports that refuse all.
     refused: RecentSet,
+    /// Servers' ports that answered lately.
+    serving: RecentSet,
+    /// Prefixes whose SYN was let through in the last second, by service.
+    asked: RecentSet,
+    /// What was learned of servers of which a service has several.
+    servers: Servers,
+    /// What is believed when several sources tell.
+    witnesses: Witnesses,
     /// Cookies that have opened a connection and may be alive, by tuple, the client's ISS and the cookie's.
     spent: RecentSet,
     /// Prefixes that completed a handshake lately.
     validated: RecentSet,
     syn_budgets: PrefixBudgets,
     connection_budgets: PrefixBudgets,
+    /// Of ICMP errors, by the prefix of the client whose connection they are about.
+    icmp_budgets: PrefixBudgets,
     /// Of reports that a packet was too big.
     too_big: Budget,
     sightings: Sightings,
@@ -128,10 +144,15 @@ impl Shared {
             ripe_half_open: Ripe::new(fullness::RIPE),
             early_data: Arc::new(EarlyDataPool::new(OWNERS)),
             refused: RecentSet::new(hasher.clone(), REFUSED_LOG2),
+            serving: RecentSet::new(hasher.clone(), SERVING_LOG2),
+            asked: RecentSet::new(hasher.clone(), ASKED_LOG2),
+            servers: Servers::new(hasher.clone()),
+            witnesses: Witnesses::new(hasher.clone(), WITNESSES_LOG2),
             spent: RecentSet::new(hasher.clone(), SPENT_LOG2),
             validated: RecentSet::new(hasher.clone(), VALIDATED_LOG2),
             syn_budgets: PrefixBudgets::new(hasher.clone()),
-            connection_budgets: PrefixBudgets::new(hasher),
+            connection_budgets: PrefixBudgets::new(hasher.clone()),
+            icmp_budgets: PrefixBudgets::new(hasher),
             too_big: Budget::default(),
             sightings: Sightings::new(),
             fast: ArcSwapOption::empty(),
@@ -194,8 +215,14 @@ impl Shared {
 
 /// Services that can own an entry: those of the policy, and [`policy::LINGERING`].
 const OWNERS: usize = MAX_SERVICES + 1;
-/// Servers that refused lately, at most 2^12 of them.
+/// Refusals lately, at most 2^12 of them.
 const REFUSED_LOG2: u32 = 12;
+/// Servers' ports that answered lately, at most 2^12 of them.
+const SERVING_LOG2: u32 = 12;
+/// Source prefixes whose SYN was let through in the last second, at most 2^12 of them.
+const ASKED_LOG2: u32 = 12;
+/// Claims that wait for witnesses, at most 2^12 of them.
+const WITNESSES_LOG2: u32 = 12;
 /// Cookies that were redeemed lately, at most 2^18 of them: those of 64 s at 4,000 new connections a second. While a flow has an
 /// entry its cookie is not looked for here.
 const SPENT_LOG2: u32 = 18;

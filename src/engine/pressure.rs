@@ -3,12 +3,14 @@
 //! Pressure begins at once, on the SYN that passes a threshold of [`Service::activate_at`]; it ends by
 //! [`Engine::review`], when neither measure has reached [`Service::deactivate_at`] for [`Service::min_active`]. What would
 //! be half-open if it were let through counts as half-open: cookies that were sent within the SYN timeout and have not come
-//! back. Without them a flood slower than the rate threshold would switch challenging off and on for ever.
+//! back. Without them a flood slower than the rate threshold would switch challenging off and on for ever. A server that
+//! holds less than the threshold shows it by silence: see [`super::answering`].
 
 use core::num::NonZeroU32;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use core::time::Duration;
 
+use super::answering::{Answering, Finding};
 use super::classify::{Arrival, Stance};
 use super::fast::FastCounts;
 use super::policy::{Mode, Service, ServiceId};
@@ -28,6 +30,9 @@ pub(super) struct Pressure {
     in_flight: InFlight,
     /// Cookies in flight at the last review.
     reviewed_in_flight: AtomicU64,
+    pub(super) answering: Answering,
+    /// The last review found a server that answers nobody.
+    is_silent: AtomicBool,
 }
 
 impl Pressure {
@@ -39,8 +44,9 @@ impl Pressure {
     /// Counts a SYN; whether pressure began with it.
     fn note_syn(&self, now: Instant, service: &Service, half_open: usize) -> bool {
         if !self.is_on() {
-            let is_passed = half_open >= service.activate_at.half_open as usize
-                || is_above(&self.activation, now, service.activate_at.syn_rate);
+            let [activate_at, _] = self.answering.thresholds(service);
+            let is_passed = half_open >= activate_at.half_open as usize
+                || is_above(&self.activation, now, activate_at.syn_rate);
             return is_passed && self.begin(now);
         }
         // Under a flood one look at a clock a SYN, not one compare-and-swap.
@@ -78,18 +84,31 @@ impl Pressure {
         }
     }
 
-    /// Looks at what does not show on a SYN: what is half-open, and how long it has been quiet.
+    /// Looks at what does not show on a SYN: what is half-open at the server and what it leaves unanswered, and how long it
+    /// has been quiet.
     fn review(&self, now: Instant, service: &Service, half_open: usize) -> Option<Change> {
         let in_flight = self.in_flight.count(now, service.syn_timeout);
         self.reviewed_in_flight.store(in_flight, Ordering::Relaxed);
         let level = in_flight.saturating_add(half_open as u64);
+        self.answering.age(now);
+        let finding = match self.answering.review(now, half_open) {
+            // A threshold that nothing can reach: the operator wants it never.
+            Finding::Full if service.activate_at.half_open > service.max_half_open => Finding::Fine,
+            finding => finding,
+        };
+        self.is_silent.store(finding == Finding::Silent, Ordering::Relaxed);
+        if finding == Finding::Full && !self.is_on() {
+            // Not later: what is held then is what was not freed yet.
+            self.answering.learn(now, half_open);
+        }
+        let [activate_at, deactivate_at] = self.answering.thresholds(service);
         if !self.is_on() {
-            let is_passed = level >= u64::from(service.activate_at.half_open);
+            let is_passed = level >= u64::from(activate_at.half_open) || finding == Finding::Full;
             return (is_passed && self.begin(now)).then_some(Change::Began);
         }
         let last_high = Instant::from_nanos(self.last_high.load(Ordering::Relaxed));
         // A clock that has leapt back would keep it on for as long as it leapt.
-        if level >= u64::from(service.deactivate_at.half_open) || last_high > now {
+        if level >= u64::from(deactivate_at.half_open) || last_high > now {
             self.note_high(now);
             return None;
         }
@@ -102,9 +121,16 @@ impl Pressure {
         (self.began.swap(0, Ordering::Relaxed) != 0).then_some(Change::Ended)
     }
 
+    /// Whether the server answers none of the SYNs that are let through, though it holds nothing: it is dead, not attacked.
+    pub(super) fn is_silent(&self) -> bool {
+        self.is_silent.load(Ordering::Relaxed)
+    }
+
     /// Forgets a service that is no more.
     pub(super) fn forget(&self) {
         self.began.store(0, Ordering::Relaxed);
+        self.is_silent.store(false, Ordering::Relaxed);
+        self.answering.forget();
     }
 
     /// Notes that a cookie was sent.
@@ -195,6 +221,7 @@ impl Engine {
         for (position, service) in policy.services().iter().enumerate() {
             let id = ServiceId(u16::try_from(position).unwrap_or(u16::MAX));
             let state = self.shared.service(id);
+            state.age(now);
             if service.mode == Mode::Off {
                 state.pressure.forget();
                 continue;
@@ -210,7 +237,7 @@ impl Engine {
             let change = if began {
                 Some(Change::Began)
             } else {
-                state.pressure.review(now, service, self.shared.slots_taken(id))
+                state.pressure.review(now, service, self.shared.slots_held(id))
             };
             if let Some(fast) = fast.filter(|fast| fast.is_pressed(id) != state.pressure.is_on()) {
                 fast.press(id, state.pressure.is_on());
@@ -230,7 +257,7 @@ impl Step<'_> {
     /// Notes a client's SYN, and settles how it is met.
     pub(super) fn feel(&self, arrival: &mut Arrival<'_>) {
         let pressure = &self.shared.service(arrival.id).pressure;
-        let half_open = self.shared.slots_taken(arrival.id);
+        let half_open = self.shared.slots_held(arrival.id);
         if pressure.note_syn(self.now, arrival.service, half_open) {
             self.count_challenge_start(arrival);
         }

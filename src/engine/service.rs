@@ -1,15 +1,17 @@
 //! What the engine knows of a service's server: what it supports, and what clients were promised in its name.
 
-use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use super::classify::Arrival;
 use super::grace::Grace;
 use super::policy::{ServerOptions, Service};
 use super::pressure::Pressure;
+use super::refusals::Failing;
 use super::second_syn::SecondSyns;
-use crate::cookie::Offer;
+use super::servers::{LIFE, Learned};
 use crate::table::budget::Budget;
 use crate::table::ripe::Ripe;
+use crate::time::Instant;
 use crate::wire::frame::Version;
 use crate::wire::seq::SeqNumber;
 use crate::wire::tcp::{Flags, Segment};
@@ -24,9 +26,10 @@ use crate::wire::tcp_options::{MAX_WINDOW_SCALE, SynOptions};
 #[derive(Default)]
 pub(super) struct ServiceState {
     learned: AtomicU64,
+    /// Until when what it lacks counts.
+    lacks_until: AtomicU64,
     promised_wscale: [AtomicU8; 2],
-    /// Handshakes with the server that failed since the last that did not.
-    failures: AtomicU32,
+    pub(super) failing: Failing,
     pub(super) synacks: Budget,
     pub(super) backend_syns: Budget,
     pub(super) resets: Budget,
@@ -34,7 +37,6 @@ pub(super) struct ServiceState {
     /// Cookies of epochs before this one may be under way although their clients are let through now; 0 for none.
     redeems_before: AtomicU64,
     pub(super) pressure: Pressure,
-    pub(super) icmp: Budget,
     /// Flows that may go when the service's share of the table is full.
     pub(super) ripe_flows: Ripe,
     /// The same of half-open entries.
@@ -68,47 +70,39 @@ impl ServerAnswer {
 }
 
 impl ServiceState {
-    /// What the server supports: as seen in its SYN-ACKs, and until then as configured.
+    /// What the server supports: as seen in its SYN-ACKs, and until then as configured. Of a prefix, what the weakest of its
+    /// servers does, as far as is known.
     pub(super) fn options(&self, service: &Service) -> ServerOptions {
-        Learned::unpack(self.learned.load(Ordering::Relaxed)).over(service.server)
+        self.learned().over(service)
     }
 
-    /// Notes what the server said in a SYN-ACK that answered `offer`: an option that was not offered says nothing.
-    pub(super) fn learn(&self, offer: &Offer, said: &ServerAnswer) {
-        let answer = &said.options;
-        let before = self.learned.load(Ordering::Relaxed);
-        let mut learned = Learned::unpack(before);
-        learned.mss = answer.mss.or(learned.mss);
-        if offer.wscale.is_some() {
-            learned.wscale = Some(answer.wscale);
-        }
-        if offer.sack {
-            learned.sack = Some(answer.sack);
-        }
-        if offer.timestamps {
-            learned.timestamps = Some(answer.timestamps.is_some());
-        }
-        if offer.ecn {
-            learned.ecn = Some(said.ecn);
-        }
-        let after = learned.pack();
-        if after != before {
-            self.learned.store(after, Ordering::Relaxed);
+    pub(super) fn learned(&self) -> Learned {
+        Learned::unpack(self.learned.load(Ordering::Relaxed))
+    }
+
+    /// Takes over what was learned; what the server lacks counts for [`LIFE`].
+    pub(super) fn set_learned(&self, learned: Learned, now: Instant) {
+        let packed = learned.pack();
+        self.lacks_until.store(now.after(LIFE).as_nanos(), Ordering::Relaxed);
+        if packed != self.learned.load(Ordering::Relaxed) {
+            self.learned.store(packed, Ordering::Relaxed);
         }
     }
 
-    /// Notes how a handshake with the server ended.
-    pub(super) fn note_handshake(&self, succeeded: bool) {
-        let failures = self.failures.load(Ordering::Relaxed);
-        let after = if succeeded { 0 } else { failures.saturating_add(1) };
-        if after != failures {
-            self.failures.store(after, Ordering::Relaxed);
+    /// Forgets what the server lacked when that was learned long ago, or beyond a leap of the clock.
+    pub(super) fn age(&self, now: Instant) {
+        let until = Instant::from_nanos(self.lacks_until.load(Ordering::Relaxed));
+        if now >= until || until > now.after(LIFE) {
+            let learned = self.learned();
+            if learned.without_lacks() != learned {
+                self.learned.store(learned.without_lacks().pack(), Ordering::Relaxed);
+            }
         }
     }
 
     /// Whether the server answers, as far as its last handshakes tell.
     pub(super) fn is_up(&self) -> bool {
-        self.failures.load(Ordering::Relaxed) < FAILURES_OF_ONE_DOWN
+        !self.failing.is_down.load(Ordering::Relaxed)
     }
 
     /// Notes in `epoch` that clients are let through from now on to whom cookies were sent before.
@@ -129,7 +123,7 @@ impl ServiceState {
     /// Forgets everything about a service that is no more.
     pub(super) fn forget(&self) {
         self.unlearn();
-        self.failures.store(0, Ordering::Relaxed);
+        self.failing.end();
         self.grace.end();
         self.redeems_before.store(0, Ordering::Relaxed);
         self.pressure.forget();
@@ -142,10 +136,16 @@ impl ServiceState {
 
     /// Takes over what an earlier run had learned, and what it promised in the name of `epoch` and the one before, as far as
     /// cookies of those are still accepted in `present`.
-    pub(super) fn restore(&self, service: &Service, saved: (u64, [u8; 2]), epoch: u64, present: u64) {
+    pub(super) fn restore(
+        &self,
+        now: Instant,
+        service: &Service,
+        saved: (u64, [u8; 2]),
+        [epoch, present]: [u64; 2],
+    ) {
         let (learned, [even, odd]) = saved;
         // Packed anew: what is no option does not get in.
-        self.learned.store(Learned::unpack(learned).pack(), Ordering::Relaxed);
+        self.set_learned(Learned::unpack(learned), now);
         self.promise(service, present);
         self.promise(service, present.wrapping_add(1));
         let promised = |epoch| if epoch & 1 == 0 { even } else { odd };
@@ -190,102 +190,12 @@ pub(super) fn default_mss(version: Version) -> u16 {
     }
 }
 
-/// So many failed handshakes in a row are no accident: a single client's may be.
-const FAILURES_OF_ONE_DOWN: u32 = 3;
-
 /// What is promised while the server has not been seen to scale: any value will do, it is rescaled.
 const DEFAULT_WSCALE: u8 = 7;
-
-/// What SYN-ACKs have told; `None` where they have not.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Learned {
-    mss: Option<u16>,
-    wscale: Option<Option<u8>>,
-    sack: Option<bool>,
-    timestamps: Option<bool>,
-    ecn: Option<bool>,
-}
-
-impl Learned {
-    fn over(self, configured: ServerOptions) -> ServerOptions {
-        ServerOptions {
-            mss: self.mss.or(configured.mss),
-            wscale: self.wscale.unwrap_or(configured.wscale),
-            sack: self.sack.unwrap_or(configured.sack),
-            timestamps: self.timestamps.unwrap_or(configured.timestamps),
-            ecn: self.ecn.unwrap_or(configured.ecn),
-        }
-    }
-
-    /// Octets from the low end: MSS (2, 0 unknown), wscale (0 unknown, 1 absent, else value + 2), SACK, timestamps and ECN
-    /// (0 unknown, 1 no, 2 yes).
-    fn pack(self) -> u64 {
-        let wscale = self.wscale.map_or(0, |wscale| wscale.map_or(1, |value| value.saturating_add(2)));
-        let tristate = |known: Option<bool>| known.map_or(0, |yes| if yes { 2 } else { 1 });
-        let [high, low] = self.mss.unwrap_or(0).to_be_bytes();
-        u64::from_le_bytes([
-            low,
-            high,
-            wscale,
-            tristate(self.sack),
-            tristate(self.timestamps),
-            tristate(self.ecn),
-            0,
-            0,
-        ])
-    }
-
-    fn unpack(packed: u64) -> Learned {
-        let [low, high, wscale, sack, timestamps, ecn, ..] = packed.to_le_bytes();
-        let tristate = |octet| match octet {
-            0 => None,
-            octet => Some(octet == 2),
-        };
-        Learned {
-            mss: Some(u16::from_be_bytes([high, low])).filter(|mss| *mss != 0),
-            wscale: match wscale {
-                0 => None,
-                octet => Some(octet.checked_sub(2)),
-            },
-            sack: tristate(sack),
-            timestamps: tristate(timestamps),
-            ecn: tristate(ecn),
-        }
-    }
-}
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn learned_options_survive_packing() {
-        for mss in [None, Some(1), Some(1460), Some(u16::MAX)] {
-            for wscale in [None, Some(None), Some(Some(0)), Some(Some(14))] {
-                for sack in [None, Some(false), Some(true)] {
-                    for timestamps in [None, Some(false), Some(true)] {
-                        let ecn = sack.map(|sack| !sack);
-                        let learned = Learned { mss, wscale, sack, timestamps, ecn };
-                        assert_eq!(Learned::unpack(learned.pack()), learned);
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn a_server_is_down_after_three_failures_in_a_row() {
-        let state = ServiceState::default();
-        let after = |succeeded| {
-            state.note_handshake(succeeded);
-            state.is_up()
-        };
-        let expected =
-            [(false, true), (false, true), (true, true), (false, true), (false, true), (false, false)];
-        for (succeeded, is_up) in expected.into_iter().chain([(false, false), (true, true)]) {
-            assert_eq!(after(succeeded), is_up);
-        }
-    }
 
     /// The scale that was promised in an epoch whose cookies are still accepted is what they mean.
     #[test]
@@ -296,7 +206,7 @@ mod tests {
                 server: ServerOptions { wscale: Some(9), ..ServerOptions::default() },
                 ..Service::default()
             };
-            state.restore(&service, (0, [3, 5]), epoch, present);
+            state.restore(Instant::ZERO, &service, (0, [3, 5]), [epoch, present]);
             [state.promised_wscale(0), state.promised_wscale(1)]
         };
         assert_eq!([restored(10, 10), restored(11, 11)], [[3, 5]; 2]);
@@ -305,26 +215,5 @@ mod tests {
         assert_eq!([restored(10, 12), restored(9, 12)], [[9, 9]; 2]);
         // One epoch back: the newer one has not begun.
         assert_eq!((restored(11, 10), restored(10, 9)), ([3, 9], [9, 5]));
-    }
-
-    #[test]
-    fn only_what_was_offered_is_learned() {
-        let state = ServiceState::default();
-        let nothing = Offer { mss: 1460, wscale: None, sack: false, timestamps: false, ecn: false };
-        let said = |options, ecn| ServerAnswer { options, ecn, ..ServerAnswer::default() };
-        state.learn(&nothing, &said(SynOptions { mss: Some(1400), ..SynOptions::default() }, true));
-        let learned = Learned::unpack(state.learned.load(Ordering::Relaxed));
-        assert_eq!(learned, Learned { mss: Some(1400), ..Learned::default() });
-        let all = Offer { mss: 1460, wscale: Some(7), sack: true, timestamps: true, ecn: true };
-        state.learn(&all, &said(SynOptions { sack: true, ..SynOptions::default() }, true));
-        let learned = Learned::unpack(state.learned.load(Ordering::Relaxed));
-        let expected = Learned {
-            mss: Some(1400),
-            wscale: Some(None),
-            sack: Some(true),
-            timestamps: Some(false),
-            ecn: Some(true),
-        };
-        assert_eq!(learned, expected);
     }
 }

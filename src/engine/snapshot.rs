@@ -46,10 +46,12 @@ pub struct ServiceSnapshot {
     pub is_challenging: bool,
     /// Whether pressure has passed `activate_at` and not yet stayed below `deactivate_at`; in every mode but `off`.
     pub is_under_pressure: bool,
-    /// The thresholds in force.
+    /// The thresholds in force: the operator's, or lower ones if the server was seen to hold less.
     pub activate_at: Threshold,
     /// The thresholds in force.
     pub deactivate_at: Threshold,
+    /// Whether the server answers none of the SYNs that are let through, though nothing is half-open there.
+    pub server_silent: bool,
     /// Whether its server answers: no if the last handshakes all failed.
     pub backend_up: bool,
     /// What its server was seen to support, by option name (`mss`, `wscale`, `sack`, `timestamps`, `ecn`); `wscale` is -1 if
@@ -89,6 +91,7 @@ impl Shared {
                 fast.add_service_to(Some(id), &mut values);
             }
             let options = state.options(service);
+            let [activate_at, deactivate_at] = state.pressure.answering.thresholds(service);
             snapshot.services.push(ServiceSnapshot {
                 id,
                 name: service.name.clone(),
@@ -103,8 +106,9 @@ impl Shared {
                     Mode::Always => true,
                 },
                 is_under_pressure: state.pressure.is_on(),
-                activate_at: service.activate_at,
-                deactivate_at: service.deactivate_at,
+                activate_at,
+                deactivate_at,
+                server_silent: state.pressure.is_silent(),
                 backend_up: state.is_up(),
                 server_options: vec![
                     ("mss", i64::from(options.mss.unwrap_or(0))),

@@ -29,6 +29,11 @@ pub(super) struct Direct {
     earlier_iss: Option<SeqNumber>,
     /// When the server was last told to forget it. What the client does now opens it anew.
     pub(super) freed: Option<Instant>,
+    /// What the client's SYN offered, and what the last SYN-ACK said to it.
+    pub(super) asked: Offer,
+    pub(super) said: Option<ServerAnswer>,
+    /// It is counted among the SYNs that await an answer.
+    pub(super) is_counted: bool,
 }
 
 /// How far a server is that has answered.
@@ -88,7 +93,15 @@ impl Direct {
             answer: None,
             earlier_iss: None,
             freed: None,
+            asked: offer,
+            said: None,
+            is_counted: false,
         }
+    }
+
+    /// Whether the server's SYN-ACK has passed.
+    pub(super) fn is_answered(&self) -> bool {
+        self.answer.is_some()
     }
 
     /// Whether the server was told to forget it.
@@ -121,6 +134,7 @@ impl Direct {
     /// Notes what the server's SYN-ACK tells the client. One that answers another SYN than the last (an old duplicate came
     /// behind, or before) tells which one holds the slot.
     pub(super) fn note_answer(&mut self, arrival: &Arrival<'_>, said: &ServerAnswer) {
+        self.said = self.is_answered_by(arrival).then_some(*said);
         if !self.is_answered_by(arrival) {
             self.handshake.client_iss = arrival.ack.sub(1);
             self.syn_end = arrival.ack;

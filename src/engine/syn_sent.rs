@@ -213,11 +213,10 @@ impl Step<'_> {
     /// The server has answered: the flow is open, and what the client has sent meanwhile is replayed.
     fn complete(&mut self, subject: &Subject<'_>, completion: &Completion) -> Verdict {
         let handshake = &completion.handshake;
-        let state = self.shared.service(subject.id);
-        state.note_handshake(true);
-        state.learn(&handshake.offer, &completion.said);
+        self.note_served(subject);
+        self.learn(subject, &handshake.offer, &completion.said);
         if let Some(is_answered) = completion.is_second_answered {
-            state.second_syns.note(is_answered);
+            self.shared.service(subject.id).second_syns.note(is_answered);
         }
         if handshake.offer.timestamps && completion.said.options.timestamps.is_none() {
             return self.fail_without_timestamps(subject, handshake);
@@ -267,20 +266,11 @@ impl Step<'_> {
         self.send(Side::Server, &reset);
     }
 
-    /// Has the next SYNs to a server that refuses answered at once.
-    pub(super) fn remember_refusal(&self, key: &FlowKey) {
-        let life = self.policy.limits.refused;
-        self.shared.refused.insert((key.server(), key.server_port()), self.now, life);
-        if let Some(fast) = self.fast {
-            fast.note_refusal(key.server(), key.server_port(), life);
-        }
-    }
-
     /// The server refused: so does the client's connection end.
     pub(super) fn refuse(&mut self, service: ServiceId, key: &FlowKey, handshake: &Handshake) {
         self.shared.half_open.remove_if(key, HalfOpen::is_backend);
         self.reject(key, handshake);
-        self.shared.service(service).note_handshake(false);
+        self.note_failure(service, key.client());
         let counters = self.counters(service);
         counters.backend_refused.add(1);
         counters.reset_client.add(1);
@@ -309,7 +299,7 @@ impl Step<'_> {
             Timeout::GiveUp(handshake) => {
                 self.shared.half_open.remove_if(key, HalfOpen::is_backend);
                 self.reject(key, handshake);
-                self.shared.service(service).note_handshake(false);
+                self.note_failure(service, key.client());
                 if self.policy.service(service).is_some_and(|service| service.refuse_silent) {
                     self.remember_refusal(key);
                 }

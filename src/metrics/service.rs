@@ -214,7 +214,7 @@ fn dropped(engine: &Snapshot) -> MetricFamily {
 
 const SERVICES_WITH_ZERO_DROPS: usize = 64;
 
-fn service_gauges(engine: &Snapshot) -> [MetricFamily; 4] {
+fn service_gauges(engine: &Snapshot) -> [MetricFamily; 5] {
     let services = || engine.services.iter();
     let modes = services().flat_map(|service| {
         Mode::ALL.map(|mode| {
@@ -234,8 +234,13 @@ fn service_gauges(engine: &Snapshot) -> [MetricFamily; 4] {
         ),
         gauge(
             "synwall_backend_up",
-            "0 if the last three or more handshakes with the server failed, else 1.",
+            "0 if handshakes with the server failed for three networks, or for a minute, and none succeeded since; else 1.",
             services().map(|service| metric(&[("service", &service.name)], f64::from(service.backend_up))),
+        ),
+        gauge(
+            "synwall_server_silent",
+            "1 if the server answers none of the SYNs that are let through, though nothing is half-open there: it is dead, not attacked.",
+            services().map(|service| metric(&[("service", &service.name)], f64::from(service.server_silent))),
         ),
         gauge("synwall_mode", "1 for the mode that a service is in, 0 for the others.", modes),
         gauge(

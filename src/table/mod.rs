@@ -12,3 +12,4 @@ pub mod recent;
 pub mod ripe;
 pub mod shares;
 pub mod timers;
+pub mod witnesses;

@@ -39,6 +39,12 @@ fn octets_at(address: IpAddr, level: usize) -> [u8; 8] {
     }
 }
 
+/// The prefix of what one party holds at the least: /24 for IPv4, /48 for IPv6.
+pub fn site(address: IpAddr) -> [u8; 8] {
+    let [a, b, c, d, e, f, g, h] = octets(address);
+    if address.is_ipv4() { [a, b, c, d, e, f, g, h] } else { [a, b, c, d, e, f, 0, 0] }
+}
+
 /// What the prefixes of each level may have if the narrowest may have `share`.
 pub fn widened(share: usize) -> [usize; LEVELS] {
     WIDENING.map(|by| share.saturating_mul(by.get() as usize))

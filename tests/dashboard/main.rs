@@ -224,5 +224,6 @@ const NOT_SHOWN: &[&str] = &[
     "synwall_mode",
     "synwall_passed_up_total",
     "synwall_plane",
+    "synwall_server_silent",
     "synwall_synack_repeated_total",
 ];

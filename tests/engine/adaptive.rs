@@ -4,7 +4,8 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use synwall::engine::policy::{Mode, Service, Threshold};
-use synwall::engine::{DropReason, Verdict};
+use synwall::engine::{DropReason, Side, Verdict};
+use synwall::wire::tcp::{Flags, Segment};
 
 use crate::lab::*;
 
@@ -31,20 +32,21 @@ fn other(number: u16) -> Seg {
 
 /// SYNs that nobody completes, until the service challenges.
 fn press(lab: &mut Lab) {
-    for number in 1..=10 {
-        assert_eq!(lab.client(other(number)), Verdict::Forward);
-    }
+    (1..=10).for_each(|number| half_open(lab, number));
     assert_eq!(lab.client(other(11)), Verdict::Consume);
+}
+
+/// A connection that is let through, and answered by the server.
+fn half_open(lab: &mut Lab, number: u16) {
+    let [_, low] = number.to_be_bytes();
+    assert_eq!(lab.client(other(number)), Verdict::Forward);
+    assert_eq!(lab.server(lab.server_syn_ack().port(number).of_client([low, 9])), Verdict::Forward);
 }
 
 /// Challenging, with ten connections half-open that the server has answered.
 fn pressed_by_answered() -> Lab {
     let mut lab = lab();
-    for number in 1..=10 {
-        lab.client(other(number));
-        lab.server(plain_answer().port(number).of_client([number as u8, 9]));
-    }
-    assert_eq!(lab.client(other(11)), Verdict::Consume);
+    press(&mut lab);
     lab
 }
 
@@ -145,9 +147,7 @@ fn connections_go_on_as_they_began_when_challenging_begins_and_ends() {
         assert_eq!(lab.server(of(lab.server_syn_ack())), Verdict::Forward);
     }
     assert_eq!(lab.client(direct(seg(ACK, c(1)).ack(s(1)))), Verdict::Forward);
-    for number in 1..=9 {
-        assert_eq!(lab.client(other(number)), Verdict::Forward);
-    }
+    (1..=9).for_each(|number| self::half_open(&mut lab, number));
     assert_eq!(lab.client(other(10)), Verdict::Consume);
     assert!(is_challenging(&lab));
     let cookie = lab.established();
@@ -459,9 +459,7 @@ fn quiet_does_not_let_nonsense_through() {
 #[test]
 fn monitor_counts_what_adaptive_would_have_challenged() {
     let mut lab = lab_with(|service| service.mode = Mode::Monitor);
-    for number in 1..=30 {
-        assert_eq!(lab.client(other(number)), Verdict::Forward);
-    }
+    (1..=30).for_each(|number| half_open(&mut lab, number));
     let service = lab.snapshot().services.remove(0);
     assert_eq!((service.values.counters.syn_received, service.values.counters.would_challenge), (30, 20));
     assert!(service.is_under_pressure && !service.is_challenging);
@@ -511,4 +509,128 @@ fn connections_of_one_source_prefix_are_limited_after_they_proved_to_be_real() {
         assert_eq!(connect(3, [0, 3]), Verdict::Drop(DropReason::SourceConnectionsExceeded));
         assert_eq!(connect(4, [1, 1]), granted, "another prefix");
     }
+}
+
+/// A server of which `backlog` connections are half-open at the most, and which is silent when they are.
+struct Backlog {
+    left: usize,
+}
+
+impl Backlog {
+    /// A SYN from elsewhere; what became of it, and whether the server answered. RSTs free slots.
+    fn ask(&mut self, lab: &mut Lab, client: [u8; 2], port: u16) -> (Verdict, bool) {
+        let verdict = lab.client(linux_syn().of_client(client).port(port));
+        let resets = lab.take().into_iter().filter(|(side, bytes)| {
+            *side == Side::Server && Segment::new(bytes, parse(bytes)).flags().has(Flags::RST)
+        });
+        self.left += resets.count();
+        let is_answered = verdict == Verdict::Forward && self.left > 0;
+        if is_answered {
+            self.left -= 1;
+            lab.server(plain_answer().of_client(client).port(port));
+            lab.take();
+        }
+        (verdict, is_answered)
+    }
+}
+
+/// Row 77. Ten forged SYNs a second fill a backlog of 128 and keep it full: that the server answers no more is pressure before
+/// clients repeat their SYNs, and the next time half of what it held is enough.
+#[test]
+fn a_server_that_is_full_is_defended_within_a_second_and_earlier_the_next_time() {
+    let mut lab = Lab::with(|service, _| service.mode = Mode::Adaptive);
+    let mut server = Backlog { left: 128 };
+    let flood = |lab: &mut Lab, server: &mut Backlog| {
+        let (mut passed, mut unanswered) = (0, 0);
+        for n in 0..1_200_u16 {
+            lab.advance(Duration::from_millis(100));
+            let client = [(n % 200) as u8 + 1, (n / 200) as u8 + 1];
+            match server.ask(lab, client, 1_000 + n) {
+                (Verdict::Consume, _) => break,
+                (_, is_answered) => unanswered += u16::from(!is_answered),
+            }
+            passed += 1;
+        }
+        (passed, unanswered)
+    };
+    let (passed, unanswered) = flood(&mut lab, &mut server);
+    assert_eq!(passed, 128 + unanswered);
+    assert!((8..=11).contains(&unanswered), "{unanswered} in ten a second");
+    let service = lab.snapshot().services.remove(0);
+    assert!(service.is_challenging && !service.server_silent);
+    assert_eq!((service.activate_at.half_open, service.deactivate_at.half_open), (64, 32));
+    // It is over, and begins again.
+    lab.advance(Duration::from_secs(200));
+    assert!(!is_challenging(&lab));
+    let mut server = Backlog { left: 128 };
+    assert_eq!(flood(&mut lab, &mut server), (64, 0));
+    lab.advance(Duration::from_secs(3_700));
+    assert_eq!(lab.snapshot().services[0].activate_at.half_open, 256, "its backlog may be another now");
+}
+
+/// Row 76. A dead server's clients are no attack, and it is told apart.
+#[test]
+fn a_server_that_answers_no_one_and_holds_nothing_is_silent_and_not_attacked() {
+    for mode in [Mode::Adaptive, Mode::Monitor] {
+        let mut lab = Lab::with(|service, _| service.mode = mode);
+        for n in 0..300_u16 {
+            lab.advance(Duration::from_millis(33));
+            assert_eq!(
+                lab.client(linux_syn().of_client([(n % 200) as u8, 9]).port(1_000 + n)),
+                Verdict::Forward
+            );
+        }
+        let service = lab.snapshot().services.remove(0);
+        assert!(!service.is_under_pressure && service.server_silent, "{mode:?}");
+        // It is back.
+        for n in 0..40_u16 {
+            lab.advance(Duration::from_millis(50));
+            let of = |segment: Seg| segment.of_client([n as u8, 10]).port(n + 1);
+            lab.client(of(linux_syn()));
+            lab.server(of(plain_answer()));
+            lab.client(of(seg(ACK, c(1)).ack(s(1))));
+        }
+        let service = lab.snapshot().services.remove(0);
+        assert!(!service.is_under_pressure && !service.server_silent, "{mode:?}");
+    }
+}
+
+/// One client that the server does not answer, however often it asks, is no sign: perhaps it is barred.
+#[test]
+fn syns_of_one_network_that_stay_unanswered_are_no_pressure() {
+    let mut lab = Lab::with(|service, _| service.mode = Mode::Adaptive);
+    (1..=20).for_each(|number| half_open(&mut lab, number));
+    for n in 0..500_u16 {
+        lab.advance(Duration::from_millis(10));
+        assert_eq!(lab.client(linux_syn().of_client([66, 6]).port(1_000 + n)), Verdict::Forward);
+        if n % 10 == 0 {
+            let of = |segment: Seg| segment.of_client([(n / 10) as u8, 10]).port(7);
+            lab.client(of(linux_syn()));
+            lab.server(of(plain_answer()));
+            lab.client(of(seg(ACK, c(1)).ack(s(1))));
+        }
+    }
+    let service = lab.snapshot().services.remove(0);
+    assert!(!service.is_under_pressure && !service.server_silent);
+    assert_eq!(service.activate_at.half_open, 256);
+}
+
+/// A SYN that is taken back, or replaced by another on its tuple, awaits no answer.
+#[test]
+fn syns_that_are_taken_back_are_no_pressure() {
+    let mut lab = Lab::with(|service, _| service.mode = Mode::Adaptive);
+    (1..=20).for_each(|number| half_open(&mut lab, number));
+    for n in 0..40_u16 {
+        lab.advance(Duration::from_millis(100));
+        let of = |segment: Seg| segment.of_client([n as u8 + 1, 10]).port(7);
+        lab.client(of(linux_syn()));
+        lab.client(of(Seg { seq: c(70_000), ..linux_syn() }));
+        if n % 2 == 0 {
+            lab.client(of(seg(RST, c(70_001))));
+        } else {
+            lab.server(Seg { ack: c(70_001), ..of(plain_answer()) });
+        }
+    }
+    let service = lab.snapshot().services.remove(0);
+    assert!(!service.is_under_pressure && !service.server_silent);
 }

@@ -215,6 +215,8 @@ fn syn_sent_answer_without_promised_timestamps_resets_both_and_is_learned() {
         ("outside.originated", 1),
         ("inside.originated", 1),
     ]);
+    let answer = seg(SYN, SERVER_ISS).ack(c(1)).window(65_160).mss(1460).sack_ok().wscale(7);
+    lab.teach(&answer);
     let Cookie { iss, .. } = lab.syn();
     lab.expect(&[format!(
         "client > S. {iss}:{}(0) ack {} win 14600 <mss 1460,sackOK,wscale 7>",

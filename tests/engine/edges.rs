@@ -201,12 +201,13 @@ fn a_snapshot_says_what_there_is_room_for_and_which_key_is_in_force() {
     assert_eq!(lab.snapshot().key_epoch, Some(1001));
 }
 
-/// Where clients are let through, an error about no known connection may be about one of theirs.
+/// Where what is not known crosses, an error about no known connection may be about one of those.
 #[test]
-fn errors_about_unknown_segments_cross_unless_every_client_is_challenged() {
+fn errors_about_unknown_segments_cross_where_such_segments_do() {
     for (mode, allow, verdict) in [
         (Mode::Monitor, &[][..], Verdict::Forward),
-        (Mode::Adaptive, &[], Verdict::Forward),
+        (Mode::Adaptive, &["198.18.0.1"], Verdict::Forward),
+        (Mode::Adaptive, &[], Verdict::Drop(DropReason::IcmpUnmatched)),
         (Mode::Always, &["198.18.0.1"], Verdict::Forward),
         (Mode::Always, &[], Verdict::Drop(DropReason::IcmpUnmatched)),
     ] {

@@ -224,9 +224,7 @@ fn require_timestamps_refuses_clients_without() {
 #[test]
 fn what_was_learned_is_forgotten_when_the_server_is_described_anew() {
     let mut lab = Lab::new();
-    let cookie = lab.syn();
-    lab.client(lab.client_ack(cookie));
-    lab.server(seg(SYN, SERVER_ISS).ack(c(1)).mss(1200).ts(9_000, 1_001));
+    lab.teach(&seg(SYN, SERVER_ISS).ack(c(1)).mss(1200).ts(9_000, 1_001));
     let learned = |lab: &Lab| lab.snapshot().services[0].server_options.clone();
     let seen = [("mss", 1200), ("wscale", -1), ("sack", 0), ("timestamps", 1), ("ecn", 0)];
     assert_eq!(learned(&lab), seen);

@@ -551,6 +551,21 @@ impl Lab {
         cookie
     }
 
+    /// Clients of three networks ask, and the server answers each of them like this: what they were not granted is then known.
+    pub fn teach(&mut self, answer: &Seg) {
+        for third in 101..=103 {
+            let of = |seg: Seg| seg.of_client([third, 1]).port(9);
+            let cookie = self.syn_with(of(linux_syn()));
+            let mut ack = self.client_ack(cookie);
+            if cookie.tsval == 0 {
+                ack.options.clear();
+            }
+            assert_eq!(self.client(of(ack)), Verdict::Consume);
+            assert_eq!(self.server(of(answer.clone())), Verdict::Consume);
+        }
+        self.skip();
+    }
+
     /// The third segment of the client's handshake.
     pub fn client_ack(&self, cookie: Cookie) -> Seg {
         seg(ACK, CLIENT_ISS.wrapping_add(1)).ack(cookie.iss.wrapping_add(1)).ts(1001, cookie.tsval)

@@ -16,11 +16,14 @@ use synwall::time::Instant;
 
 use crate::lab::*;
 
+/// A server's port, whom it refused, and for how long that counts.
+type Refusal = (IpAddr, u16, Option<IpAddr>, Duration);
+
 /// A fast path that writes down what it is told and says what a story has it say.
 pub(crate) struct Notebook {
     pub(crate) flows: Mutex<HashMap<FlowKey, FastFlow>>,
     pub(crate) pending: Mutex<Vec<FlowKey>>,
-    refused: Mutex<Vec<(IpAddr, u16, Duration)>>,
+    refused: Mutex<Vec<Refusal>>,
     counts: Mutex<FastCounts>,
     is_pressed: AtomicBool,
     has_direct_flows: AtomicBool,
@@ -91,8 +94,8 @@ impl FastPath for Notebook {
         self.pending.lock().unwrap().push(*key);
     }
 
-    fn note_refusal(&self, server: IpAddr, port: u16, life: Duration) {
-        self.refused.lock().unwrap().push((server, port, life));
+    fn note_refusal(&self, (server, port): (IpAddr, u16), client: Option<IpAddr>, life: Duration) {
+        self.refused.lock().unwrap().push((server, port, client, life));
     }
 
     fn press(&self, service: ServiceId, is_pressed: bool) {
@@ -310,10 +313,15 @@ fn the_next_connection_on_a_tuple_takes_the_place_of_a_lent_one() {
 #[test]
 fn a_server_that_refuses_is_made_known() {
     let (mut lab, notebook) = with_notebook(Lab::new());
-    lab.syn_sent();
-    lab.server(seg(RST, 0).ack(c(1)));
-    let server = (IpAddr::from([198, 18, 255, 2]), 80, Duration::from_secs(1));
-    assert_eq!(*notebook.refused.lock().unwrap(), [server]);
+    for third in 1..=3 {
+        let of = |seg: Seg| seg.of_client([third, 1]);
+        let cookie = lab.syn_with(of(linux_syn()));
+        lab.client(of(lab.client_ack(cookie)));
+        lab.server(of(seg(RST, 0).ack(c(1))));
+    }
+    let client = |third| Some(IpAddr::from([198, 18, third, 1]));
+    let of = |client| (IpAddr::from([198, 18, 255, 2]), 80, client, Duration::from_secs(1));
+    assert_eq!(*notebook.refused.lock().unwrap(), [client(1), client(2), None].map(of));
 }
 
 fn adaptive() -> Lab {

@@ -423,42 +423,106 @@ fn an_idle_flow_is_forgotten_quietly_or_reset_on_both_sides() {
     ]);
 }
 
-/// Row 76: three handshakes in a row that fail mark the server, one that succeeds clears it.
+/// Row 76: three networks' handshakes that fail mark the server, and so does a minute of nothing else; one that succeeds
+/// clears it.
 #[test]
 fn a_server_that_refuses_or_is_silent_is_reported_down_until_it_answers() {
     let mut lab = Lab::new();
-    for (port, down) in [(1, 0), (2, 0), (3, -1)] {
-        ask(&mut lab, [0, 1], port);
+    let refused = |lab: &mut Lab, client: [u8; 2], port, down: i64| {
+        ask(lab, client, port);
         lab.skip();
-        lab.server(seg(RST, 0).ack(c(1)).port(port));
+        lab.server(seg(RST, 0).ack(c(1)).of_client(client).port(port));
         lab.advance(Duration::from_secs(1));
-        lab.expect_counters(
-            &[
-                ("backend_refused", 1),
-                ("reset_client", 1),
-                ("half_open", -1),
-                ("flows.syn_sent", -1),
-                ("outside.originated", 1),
-                ("backend_up", down),
-            ]
-            .into_iter()
-            .filter(|(_, change)| *change != 0)
-            .collect::<Vec<_>>(),
-        );
+        let mut expected = vec![
+            ("backend_refused", 1),
+            ("reset_client", 1),
+            ("half_open", -1),
+            ("flows.syn_sent", -1),
+            ("outside.originated", 1),
+        ];
+        expected.extend((down != 0).then_some(("backend_up", down)));
+        lab.expect_counters(&expected);
+    };
+    for (third, down) in [(1, 0), (2, 0), (3, -1)] {
+        refused(&mut lab, [third, 1], 1, down);
     }
-    ask(&mut lab, [0, 1], 4);
-    lab.skip();
-    assert_eq!(lab.server(lab.server_syn_ack().port(4)), Verdict::Consume);
-    lab.expect_counters(&[
-        ("backend_established", 1),
-        ("flows_proxied", 1),
-        ("handshakes", 1),
-        ("flows.established", 1),
-        ("half_open", -1),
-        ("flows.syn_sent", -1),
-        ("inside.originated", 1),
-        ("backend_up", 1),
-    ]);
+    let served = |lab: &mut Lab, port| {
+        ask(lab, [0, 1], port);
+        lab.skip();
+        assert_eq!(lab.server(lab.server_syn_ack().port(port)), Verdict::Consume);
+        lab.expect_counters(&[
+            ("backend_established", 1),
+            ("flows_proxied", 1),
+            ("handshakes", 1),
+            ("flows.established", 1),
+            ("half_open", -1),
+            ("flows.syn_sent", -1),
+            ("inside.originated", 1),
+            ("backend_up", 1),
+        ]);
+    };
+    served(&mut lab, 4);
+    // One client alone: perhaps it is that one that the server bars.
+    for port in 1..=60 {
+        refused(&mut lab, [9, 9], port, 0);
+    }
+    refused(&mut lab, [9, 9], 61, -1);
+    served(&mut lab, 5);
+}
+
+/// Rows 37 and 81. A packet filter beside the server bars one client (fail2ban, `ufw limit`), by RST or by ICMP, again and
+/// again: nobody else is refused for it, and the server is not reported down.
+#[test]
+fn a_client_that_the_server_bars_locks_nobody_else_out() {
+    let mut lab = Lab::new();
+    for round in 0..20u16 {
+        ask(&mut lab, [66, 6], 2_000 + round);
+        lab.skip();
+        lab.server(seg(RST, 0).ack(c(1)).of_client([66, 6]).port(2_000 + round));
+        lab.skip();
+        // The barred one and its neighbours are told at once what they would hear.
+        assert_eq!(lab.client(syn_from([66, 7], 1)), Verdict::Consume);
+        assert_eq!(lab.moved().get("refused_fast"), Some(&1));
+        for other in 0..20 {
+            lab.advance(Duration::from_millis(50));
+            assert_eq!(lab.client(syn_from([100 + other, 5], 3_000 + round)), Verdict::Consume);
+            assert_eq!(lab.moved().get("synack_sent"), Some(&1), "{other} in round {round}");
+        }
+        lab.advance(Duration::from_millis(1));
+        if round == 10 {
+            let cookie = lab.syn();
+            lab.client(lab.client_ack(cookie));
+            lab.server(lab.server_syn_ack());
+        }
+    }
+    assert!(lab.snapshot().services[0].backend_up);
+}
+
+/// Rows 37 and 81. A port that is closed is closed for all, once three networks have found it so; not one that served a client
+/// within the last ten seconds, however many are barred.
+#[test]
+fn three_networks_close_a_port_that_serves_no_one() {
+    for is_serving in [false, true] {
+        let mut lab = Lab::new();
+        if is_serving {
+            lab.established();
+            lab.advance(Duration::from_millis(9_900));
+        }
+        for third in 1..=3 {
+            assert_eq!(lab.client(syn_from([9, 9], u16::from(third))), Verdict::Consume);
+            assert_eq!(lab.moved().get("refused_fast"), None);
+            ask(&mut lab, [third, 1], 7);
+            lab.server(seg(RST, 0).ack(c(1)).of_client([third, 1]).port(7));
+            lab.skip();
+        }
+        assert_eq!(lab.client(syn_from([9, 9], 8)), Verdict::Consume);
+        let moved = lab.moved();
+        assert_eq!(moved.contains_key("refused_fast"), !is_serving, "{moved:?}");
+        lab.advance(Duration::from_secs(1));
+        lab.skip();
+        assert_eq!(lab.client(syn_from([9, 9], 9)), Verdict::Consume);
+        assert_eq!(lab.moved().get("synack_sent"), Some(&1), "for a second");
+    }
 }
 
 /// Rows 76 and 81: with `refuse_silent`, clients of a dead server are told at once, one in a second tries.
@@ -547,9 +611,18 @@ fn ecn_that_the_server_refuses_is_taken_off_the_client_s_packets() {
             s(1)
         )]);
         assert_eq!(ecn_of(&sent[0], v6), 0);
+        // Others are not promised it any more, once three networks' clients were refused. All of the lab's IPv6 is one.
+        for third in [1, 2].into_iter().filter(|_| !v6) {
+            let of = |seg: Seg| seg.of_client([third, 1]).port(9);
+            let cookie = lab.syn_with(of(ecn_syn()));
+            let (_, bytes) = lab.take().pop().unwrap();
+            assert_eq!(flags_of(&bytes), SYN | ACK | ECE);
+            lab.client(of(lab.client_ack(cookie)));
+            lab.server(of(lab.server_syn_ack()));
+        }
         lab.syn_with(ecn_syn().port(41_000));
         let (_, bytes) = lab.take().pop().unwrap();
-        assert_eq!(flags_of(&bytes), SYN | ACK, "learned");
+        assert_eq!(flags_of(&bytes), if v6 { SYN | ACK | ECE } else { SYN | ACK }, "learned");
     }
 }
 
@@ -575,17 +648,27 @@ fn ecn_marks_cross_when_both_ends_do_it() {
     assert!(layout.has_valid_tcp_checksum(&bytes));
 }
 
-/// Rows 12 and 48: what a server says to those who are let through is learned for those who will be challenged.
+/// Rows 12 and 48: what a server says to those who are let through is learned for those who will be challenged, once they have
+/// completed the handshake; what it lacks, and a smaller MSS, once three networks' clients have.
 #[test]
 fn a_direct_handshake_teaches_what_the_server_supports() {
     let mut lab = Lab::with(|service, _| service.mode = Mode::Monitor);
-    lab.client(ecn_syn());
-    let mut answer = seg(SYN, SERVER_ISS).ack(c(1)).mss(1200).wscale(5);
-    answer.flags |= ECE;
-    lab.server(answer);
+    let learned = |lab: &Lab| lab.snapshot().services[0].server_options.clone();
+    for third in 1..=3 {
+        let of = |seg: Seg| seg.of_client([third, 1]);
+        lab.client(of(ecn_syn()));
+        let mut answer = seg(SYN, SERVER_ISS).ack(c(1)).mss(1200).wscale(5);
+        answer.flags |= ECE;
+        lab.server(of(answer));
+        let before = learned(&lab);
+        lab.client(of(seg(ACK, c(1)).ack(s(1))));
+        assert_ne!((third == 2, before), (false, learned(&lab)), "{third}");
+    }
     lab.set_policy(|service, _| service.mode = Mode::Always);
-    let learned: Vec<(&str, i64)> = lab.snapshot().services[0].server_options.clone();
-    assert_eq!(learned, [("mss", 1200), ("wscale", 5), ("sack", 0), ("timestamps", 0), ("ecn", 1)]);
+    assert_eq!(learned(&lab), [("mss", 1200), ("wscale", 5), ("sack", 0), ("timestamps", 0), ("ecn", 1)]);
+    // It is asked again after six hours.
+    lab.advance(Duration::from_secs(6 * 3_600));
+    assert_eq!(learned(&lab), [("mss", 0), ("wscale", 5), ("sack", 1), ("timestamps", 1), ("ecn", 1)]);
 }
 
 fn flags_of(frame: &[u8]) -> u8 {

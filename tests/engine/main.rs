@@ -27,6 +27,7 @@ mod icmp;
 mod incarnations;
 mod integrity;
 mod kept;
+mod learning;
 mod lent;
 mod limits;
 mod list;

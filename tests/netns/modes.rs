@@ -70,6 +70,34 @@ fn a_client_notices_neither_the_flood_nor_that_challenging_begins_and_ends() {
     lab.stop();
 }
 
+/// Row 77: ten forged SYNs a second fill a backlog of 128, as servers have it without cookies of their own. Who connects
+/// meanwhile is served: a server that answers no more is defended within a second, whatever it holds.
+#[test]
+fn ten_forged_syns_a_second_lock_no_client_out_of_a_small_backlog() {
+    let mut lab = Lab::up_to_wait(&["--backlog", "128"]);
+    lab.start(&adaptive(""));
+    hping(&lab, &["--interval", "u100000", "--rand-source"]);
+    let clients: Vec<JoinHandle<u64>> = (0..20)
+        .map(|_| {
+            lab.spawn("client", || {
+                let one_visit = |_| {
+                    let begun = Instant::now();
+                    let is_served = visit_within(Duration::from_secs(10));
+                    thread::sleep(Duration::from_secs(1).saturating_sub(begun.elapsed()));
+                    u64::from(is_served)
+                };
+                (0..50).map(one_visit).sum()
+            })
+        })
+        .collect();
+    let served: u64 = clients.into_iter().map(|client| client.join().unwrap()).sum();
+    assert!(served >= 999, "{served} of 1,000 were served:\n{}", lab.log());
+    let began = lab.metric("synwall_challenge_changes_total", "");
+    assert!(began >= 1, "the backlog was never full, or no one noticed");
+    lab.assert_metrics(&[("synwall_challenging", 1), ("synwall_server_silent", 0)]);
+    lab.stop();
+}
+
 /// The first defence: the server's backlog is full for a minute without it, and drains with it, under the same flood.
 #[test]
 fn the_syn_timeout_alone_keeps_a_small_backlog_open() {

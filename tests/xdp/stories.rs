@@ -1,5 +1,6 @@
 //! What random frames leave out: rates, refusals, a policy that changes, an engine that is gone.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -63,20 +64,41 @@ fn nobody_who_tends_the_flows_is_no_answer() {
 }
 
 #[test]
-fn a_refusing_server_s_syns_go_up_for_as_long_as_that_counts() {
+fn a_refused_network_s_syns_go_up_for_as_long_as_that_counts() {
     let mut world = World::new(FEW, &[]);
     let mut maker = Maker::new(5, &FEW_TARGETS[..1]);
     let live = challenged(&mut maker, &mut world).expect("the SYN is answered");
     tell(&mut world, Side::Client, &live.cookie_ack());
     let refusal = live.seg().flags(RST).ack(live.client_iss.wrapping_add(1));
     tell(&mut world, Side::Server, &refusal);
-    let passed = world.send(Side::Client, &syn(77)).unwrap();
+    let syn_of = |client: SocketAddr| Seg::of(client, live.server).flags(SYN).mss(1460).frame(Side::Client);
+    let neighbour = syn_of(SocketAddr::new(live.client.ip(), 77));
+    let passed = world.send(Side::Client, &neighbour).unwrap();
     assert!(passed.is_up && passed.outcome.moved.contains_key("web.refused_fast"), "{:?}", passed.outcome);
+    // Perhaps it is that client that the server bars.
+    let passed = world.send(Side::Client, &syn_of(([198, 18, 99, 1], 77).into())).unwrap();
+    assert!(!passed.is_up && passed.outcome.verdict == Verdict::Consume, "{:?}", passed.outcome);
     let end = now().after(Duration::from_secs(3));
-    while world.send(Side::Client, &syn(78)).unwrap().is_up {
+    while world.send(Side::Client, &neighbour).unwrap().is_up {
         assert!(now() < end, "it counts for a second");
         std::thread::sleep(Duration::from_millis(50));
     }
+}
+
+/// Three networks were refused: then all are.
+#[test]
+fn a_server_that_refuses_three_networks_has_all_syns_go_up() {
+    let mut world = World::new(FEW, &[]);
+    let server: SocketAddr = "198.18.255.2:80".parse().unwrap();
+    for third in 1..=3 {
+        let syn = Seg::of(([198, 18, third, 1], 7).into(), server).flags(SYN).mss(1460);
+        let (cookie, _) = crate::flows::told(&tell(&mut world, Side::Client, &syn)[0].1);
+        let ack = Seg::of(syn.client, server).seq(1).ack(cookie.wrapping_add(1));
+        tell(&mut world, Side::Client, &ack);
+        tell(&mut world, Side::Server, &Seg::of(syn.client, server).flags(RST).ack(1));
+    }
+    let passed = world.send(Side::Client, &syn(77)).unwrap();
+    assert!(passed.is_up && passed.outcome.moved.contains_key("web.refused_fast"), "{:?}", passed.outcome);
 }
 
 /// A source's own budget, and that of all.

@@ -13,6 +13,7 @@ use crate::engine::fast::{FastCounts, FastEnd, FastEnds, FastFlow, FastPath};
 use crate::engine::policy::ServiceId;
 use crate::engine::stats::{PortValues, ServiceRowValues};
 use crate::table::flow_key::FlowKey;
+use crate::table::prefix;
 
 impl FastPath for Path {
     fn admit(&self, key: &FlowKey, flow: &FastFlow) -> bool {
@@ -48,11 +49,12 @@ impl FastPath for Path {
         self.table.hint_pending(now, &words);
     }
 
-    fn note_refusal(&self, server: IpAddr, port: u16, life: Duration) {
+    fn note_refusal(&self, (server, port): (IpAddr, u16), client: Option<IpAddr>, life: Duration) {
         let until = clock().saturating_add(nanos(life));
         let [a, b, c, d] = address_words(server);
+        let [e, f] = client.map_or([0; 2], prefix_words);
         let [high, low] = port.to_be_bytes();
-        let key = [a, b, c, d, u32::from_ne_bytes([high, low, 0, 0])];
+        let key = [a, b, c, d, e, f, u32::from_ne_bytes([high, low, 0, 0])];
         // As above: a server that refuses again is noted again.
         let _ = locked(&self.refused).insert(key, until, 0);
         self.settings().refused_until.fetch_max(until, Relaxed);
@@ -131,6 +133,14 @@ pub(super) fn address_words(address: IpAddr) -> [u32; 4] {
     };
     let (chunks, _) = octets.as_chunks::<4>();
     std::array::from_fn(|n| chunks.get(n).map_or(0, |chunk| u32::from_ne_bytes(*chunk)))
+}
+
+/// The prefix of a client as `prefix_of` in `src/bpf/hash.h` has it.
+fn prefix_words(client: IpAddr) -> [u32; 2] {
+    let [a, b, c, d, e, f, g, h] = prefix::octets(client);
+    // The engine has the family's mark in the same four octets, and behind them one of padding in front of the /24's three.
+    let low = if client.is_ipv4() { [f, g, h, 0] } else { [e, f, g, h] };
+    [u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes(low)]
 }
 
 /// The address in such words.
@@ -298,6 +308,13 @@ mod tests {
         }
         assert_eq!(address_words("198.18.0.1".parse().unwrap())[3].to_ne_bytes(), [198, 18, 0, 1]);
         assert_eq!(address_words("198.18.0.1".parse().unwrap())[2].to_ne_bytes(), [0, 0, 0xff, 0xff]);
+    }
+
+    #[test]
+    fn a_client_s_prefix_lies_as_in_a_packet() {
+        let octets = |text: &str| prefix_words(text.parse().unwrap()).map(u32::to_ne_bytes);
+        assert_eq!(octets("198.18.3.7"), [[0xff, 0, 0, 4], [198, 18, 3, 0]]);
+        assert_eq!(octets("2001:db8:1:2::7"), [[0x20, 1, 0xd, 0xb8], [0, 1, 0, 2]]);
     }
 
     #[test]

@@ -76,7 +76,7 @@ impl Sizes {
             other("filter", MapType::LpmTrie, 20, 4, 65_536),
             other("pending", MapType::LruHash, 36, 4, self.pending),
             array("hints", size_of::<abi::Hint>(), abi::HINTS),
-            other("refused", MapType::LruHash, 20, 8, 4_096),
+            other("refused", MapType::LruHash, 28, 8, 4_096),
             other("sightings", MapType::RingBuf, 0, 0, 256 << 10),
             other("links", MapType::DevMap, 4, 8, 2),
         ]

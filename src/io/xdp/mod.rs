@@ -124,7 +124,7 @@ pub struct Path {
     counters: Counting,
     tries: Mutex<Tries>,
     pending: Mutex<HashMap<MapData, Key, u32>>,
-    refused: Mutex<HashMap<MapData, [u32; 5], u64>>,
+    refused: Mutex<HashMap<MapData, [u32; 7], u64>>,
     sightings: Mutex<RingBuf<MapData>>,
 }
 

@@ -1,0 +1,147 @@
+//! What is learned of servers, and what nobody can teach.
+
+use std::time::Duration;
+
+use synwall::engine::policy::{Mode, Prefix};
+use synwall::engine::{Side, Verdict};
+use synwall::wire::checksum;
+use synwall::wire::pretty::Pretty;
+
+use crate::lab::*;
+
+/// The options of the SYN-ACK that a Linux client is told.
+fn told(lab: &mut Lab, last: u8) -> String {
+    lab.skip();
+    let frame =
+        readdress(lab.frame(Side::Client, &linux_syn().of_client([5, 5]).port(3_000)), Side::Client, last);
+    assert_eq!(lab.inject(Side::Client, &frame), Verdict::Consume);
+    let line = Pretty(&lab.take().pop().unwrap().1).to_string();
+    line[line.find('<').unwrap()..].replace(|letter: char| letter.is_ascii_digit(), "")
+}
+
+const ALL: &str = "<mss ,sackOK,TS val  ecr ,wscale >";
+
+/// The frame from or to the server 198.18.255.`last`.
+fn readdress(mut frame: Vec<u8>, side: Side, last: u8) -> Vec<u8> {
+    let layout = parse(&frame);
+    frame[if side == Side::Client { 33 } else { 29 }] = last;
+    frame[24..26].fill(0);
+    frame[50..52].fill(0);
+    let header = !checksum::sum(&frame[14..34]);
+    frame[24..26].copy_from_slice(&header.to_be_bytes());
+    let (source, destination) = (layout.network.source(&frame), layout.network.destination(&frame));
+    let pseudo = checksum::pseudo_header(source, destination, frame.len() - 34);
+    let tcp = !checksum::add(checksum::sum(&frame[34..]), pseudo);
+    frame[50..52].copy_from_slice(&tcp.to_be_bytes());
+    frame
+}
+
+fn plain_answer() -> Seg {
+    seg(SYN, SERVER_ISS).ack(c(1)).window(65_160).mss(1460)
+}
+
+/// Row 48. SYNs of forged clients, of which the server answers only those without options: they complete nothing.
+#[test]
+fn forged_syns_teach_nothing() {
+    for require_timestamps in [false, true] {
+        let mut lab = Lab::with(|service, _| {
+            service.mode = Mode::Adaptive;
+            service.require_timestamps = require_timestamps;
+        });
+        for third in 1..=50 {
+            let of = |segment: Seg| segment.of_client([third, 66]).port(666);
+            assert_eq!(lab.client(of(linux_syn())), Verdict::Forward);
+            assert_eq!(lab.client(of(seg(SYN, CLIENT_ISS).window(64_240))), Verdict::Forward);
+            assert_eq!(lab.server(of(plain_answer())), Verdict::Forward);
+        }
+        lab.set_policy(|service, _| service.mode = Mode::Always);
+        assert_eq!(told(&mut lab, 2), ALL);
+    }
+}
+
+/// Row 48. Where timestamps are required no one could connect without: they are promised whatever the server said.
+#[test]
+fn timestamps_that_are_required_are_never_unlearned() {
+    let mut lab = Lab::with(|service, _| {
+        service.mode = Mode::Adaptive;
+        service.require_timestamps = true;
+    });
+    for third in 1..=9 {
+        let of = |segment: Seg| segment.of_client([third, 1]);
+        lab.client(of(linux_syn()));
+        lab.server(of(plain_answer()));
+        lab.client(of(seg(ACK, c(1)).ack(s(1))));
+    }
+    lab.set_policy(|service, _| service.mode = Mode::Always);
+    assert_eq!(told(&mut lab, 2), "<mss ,TS val  ecr >");
+}
+
+/// Row 48. A server whose backlog is full answers with cookies of its own, which keep nothing for a client without timestamps.
+#[test]
+fn cookies_of_the_server_s_own_teach_nothing() {
+    let mut lab = Lab::with(|service, _| service.mode = Mode::Adaptive);
+    for third in 1..=9 {
+        let of = |segment: Seg| segment.of_client([third, 1]);
+        let windows = seg(SYN, CLIENT_ISS).window(64_240).mss(1460).wscale(8).sack_ok();
+        lab.client(of(windows));
+        lab.server(of(plain_answer()));
+        lab.client(of(seg(ACK, c(1)).ack(s(1))));
+    }
+    lab.set_policy(|service, _| service.mode = Mode::Always);
+    assert_eq!(told(&mut lab, 2), ALL);
+}
+
+/// Row 48. One old host of a protected prefix: its own clients are told, the others' are not.
+#[test]
+fn a_server_of_a_prefix_is_known_by_itself() {
+    let mut lab = Lab::with(|service, _| {
+        service.prefix = Prefix::new("198.18.255.0".parse().unwrap(), 24).unwrap();
+    });
+    for third in 1..=3 {
+        let of = |segment: Seg| segment.of_client([third, 1]);
+        let frame = readdress(lab.frame(Side::Client, &of(linux_syn())), Side::Client, 9);
+        lab.inject(Side::Client, &frame);
+        let ack = of(lab.client_ack(lab.told()));
+        let frame = readdress(lab.frame(Side::Client, &ack), Side::Client, 9);
+        assert_eq!(lab.inject(Side::Client, &frame), Verdict::Consume);
+        let frame = readdress(lab.frame(Side::Server, &of(plain_answer().mss(1460))), Side::Server, 9);
+        assert_eq!(lab.inject(Side::Server, &frame), Verdict::Consume);
+        assert_eq!(told(&mut lab, 2), ALL);
+    }
+    assert_eq!(told(&mut lab, 9), "<mss >");
+    lab.advance(Duration::from_secs(6 * 3_600));
+    assert_eq!(told(&mut lab, 9), ALL);
+}
+
+/// Row 48 and RFC 9293 §3.7.1: the MSS that one client's path made the server announce is not told to the others.
+#[test]
+fn an_mss_of_one_path_is_that_path_s() {
+    let mut lab = Lab::with(|service, _| service.mode = Mode::Adaptive);
+    let mss = |lab: &Lab| lab.snapshot().services[0].server_options[0].1;
+    let complete = |lab: &mut Lab, third: u8, mss: u16| {
+        let of = |segment: Seg| segment.of_client([third, 1]).port(mss);
+        lab.client(of(linux_syn()));
+        let answer =
+            seg(SYN, SERVER_ISS).ack(c(1)).window(65_160).mss(mss).sack_ok().ts(9000, 1001).wscale(7);
+        lab.server(of(answer));
+        lab.client(of(seg(ACK, c(1)).ack(s(1)).ts(1001, 9000)));
+    };
+    for (third, announced, expected) in [
+        (1, 1_460, 1_460),
+        (2, 560, 1_460),
+        (3, 216, 1_460),
+        (4, 560, 1_460),
+        (2, 560, 1_460),
+        (5, 560, 560),
+        (6, 536, 560),
+        (7, 1_400, 1_400),
+        (8, 9_000, 9_000),
+    ] {
+        complete(&mut lab, third, announced);
+        assert_eq!(mss(&lab), expected, "{announced}");
+    }
+    lab.set_policy(|service, _| service.mode = Mode::Always);
+    lab.skip();
+    lab.client(linux_syn().port(7));
+    assert!(Pretty(&lab.take()[0].1).to_string().contains("<mss 1460,"), "no more than the link carries");
+}
