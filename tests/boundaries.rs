@@ -15,7 +15,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("engine", &["wire", "cookie", "table", "time"]),
     ("config", &["engine::policy", "cookie"]),
     ("metrics", &["engine", "io", "control"]),
-    ("io", &["engine", "time", "wire::buffer", "wire::cut", "cookie", "table::flow_key"]),
+    ("io", &["engine", "time", "wire::buffer", "wire::cut", "cookie", "table::flow_key", "table::prefix"]),
     ("control", &["config", "metrics", "engine", "cookie", "table", "time", "io"]),
     ("cli", &["config", "app", "control"]),
     ("app", &["config", "metrics", "engine", "cookie", "time", "io", "control", "cli"]),
