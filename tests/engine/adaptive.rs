@@ -595,7 +595,7 @@ fn a_server_that_answers_no_one_and_holds_nothing_is_silent_and_not_attacked() {
     }
 }
 
-/// One client that the server does not answer, however often it asks, is no sign: perhaps it is barred.
+/// Row 77. One client that the server does not answer, however often it asks, is no sign: perhaps it is barred.
 #[test]
 fn syns_of_one_network_that_stay_unanswered_are_no_pressure() {
     let mut lab = Lab::with(|service, _| service.mode = Mode::Adaptive);
@@ -615,7 +615,7 @@ fn syns_of_one_network_that_stay_unanswered_are_no_pressure() {
     assert_eq!(service.activate_at.half_open, 256);
 }
 
-/// A SYN that is taken back, or replaced by another on its tuple, awaits no answer.
+/// Row 77. A SYN that is taken back, or replaced by another on its tuple, awaits no answer.
 #[test]
 fn syns_that_are_taken_back_are_no_pressure() {
     let mut lab = Lab::with(|service, _| service.mode = Mode::Adaptive);
