@@ -240,6 +240,7 @@ fn spec<'a>(side: Side) -> SegmentSpec<'a> {
         source: [198, 18, 0, 1].into(),
         destination: [198, 18, 255, 2].into(),
         hop_limit: 64,
+        flow_label: 0,
         source_port: 40_000,
         destination_port: 80,
         seq: SeqNumber(0),

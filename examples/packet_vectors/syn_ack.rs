@@ -183,6 +183,14 @@ fn surroundings(theme: &mut Theme) {
         answered(theme, name, why, "always", &syn(v4(40_008)).raw(&LINUX).tags(tags));
         answered(theme, &format!("ipv6-{name}"), "", "always", &syn(v6(40_008)).raw(&LINUX).tags(tags));
     }
+    let why = "What was sent to a group of stations is answered from no group: its bit is cleared, that of local administration set.";
+    for (name, ends, first) in
+        [("group", v4(40_011), 0x01), ("ipv6-group", v6(40_011), 0x33), ("broadcast", v4(40_011), 0xff)]
+    {
+        let mut frame = syn(ends).raw(&LINUX).frame(Side::Client);
+        frame[..6].copy_from_slice(&[first, 0xbf, 10, 0, 0, 9]);
+        answered_frame(theme, name, if name == "group" { why } else { "" }, "always", &frame);
+    }
     let mut padded = syn(v4(40_009)).frame(Side::Client);
     padded.resize(60, 0xee);
     answered_frame(theme, "link-padding", "Padding of the link is no part of the packet.", "always", &padded);

@@ -9,13 +9,14 @@
 
 #define HOP_LIMIT 64
 
-
-/* Swaps the MAC addresses and keeps the tags. */
+/* Swaps the MAC addresses and keeps the tags. A group's address is made one of local administration, as LinkHeader::reversed does. */
 static __always_inline void reverse_link(const struct packet *p)
 {
 	__u64 first = *(__u64 *)p->data;
 	__u32 last = *(__u32 *)(p->data + 8);
+	__u64 group = first & 1;
 
+	first = (first ^ group) | group << 1;
 	*(__u64 *)p->data = first >> 48 | (__u64)last << 16 | first << 48;
 	*(__u32 *)(p->data + 8) = first >> 16;
 }

@@ -23,9 +23,13 @@ use crate::wire::tcp::{Flags, Segment};
 /// What a returned cookie told of the client: all that is needed to open the connection in its name.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Handshake {
-    /// Towards the server.
+    /// Towards the server, as in the client's latest frame.
     pub(super) link: LinkHeader,
+    /// Towards the client, as the latest frame of either end tells.
+    pub(super) back: LinkHeader,
     pub(super) hop_limit: u8,
+    /// The client's IPv6 flow label.
+    pub(super) flow_label: u32,
     /// The client's ISS, which is our ISS towards the server.
     pub(super) client_iss: SeqNumber,
     /// The ISS that the client knows its server by.
@@ -133,6 +137,23 @@ pub(super) enum Timeout {
     GiveUp(Handshake),
 }
 
+impl Handshake {
+    /// Notes the way that the client's `frame` takes, which tells what the router knows: where the server is, and where it is itself.
+    /// Both move to other stations (VRRP).
+    pub(super) fn note_way_of_client(&mut self, arrival: &Arrival<'_>, frame: &[u8]) {
+        let network = arrival.layout.network;
+        self.link = LinkHeader::of(frame, network.offset);
+        self.back = self.back.between_stations_of(self.link.reversed());
+        (self.hop_limit, self.flow_label) = (network.hop_limit(frame), network.flow_label(frame));
+    }
+
+    /// Notes the way that the server's `frame` takes. Where the server is addressed the router alone tells: bonds and clusters send
+    /// from addresses that they do not listen at.
+    pub(super) fn note_way_of_server(&mut self, arrival: &Arrival<'_>, frame: &[u8]) {
+        self.back = LinkHeader::of(frame, arrival.layout.network.offset);
+    }
+}
+
 impl Backend {
     /// A connection whose first SYN is about to be sent, or after a while if it `waits`.
     pub(super) fn new(handshake: Handshake, early: EarlyData, fin: bool, waits: bool) -> Backend {
@@ -207,6 +228,7 @@ impl Backend {
         if let Err(reason) = verify(arrival, segment.frame()) {
             return drop_for(reason);
         }
+        self.handshake.note_way_of_client(arrival, segment.frame());
         self.note_client(arrival, segment);
         self.forget_what_differs(arrival, segment);
         let next = self.next();
@@ -291,6 +313,7 @@ impl Backend {
         if self.is_done || self.waits || verify(arrival, frame).is_err() {
             return Answer::Unexpected { resend: None, wants_reset: false };
         }
+        self.handshake.note_way_of_server(arrival, frame);
         if let Some(first) = self.answer {
             return self.answered_twice(first, arrival, frame, empty);
         }

@@ -150,9 +150,10 @@ impl Step<'_> {
         let Some(entry) = self.shared.half_open.remove_if(&arrival.key, HalfOpen::is_direct) else {
             return Verdict::Forward;
         };
-        let Phase::Direct(direct) = entry.phase else { return Verdict::Forward };
+        let Phase::Direct(mut direct) = entry.phase else { return Verdict::Forward };
         if !is_admitted && arrival.stance != Stance::Watch && !self.shared.flows.contains(&arrival.key) {
             // Nothing more of it would pass: both ends are told at once.
+            direct.handshake.note_way_of_client(arrival, frame);
             self.reset_both(&Subject::of(arrival), &direct.handshake);
             return Verdict::Drop(DropReason::FlowTableFull);
         }

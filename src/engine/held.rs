@@ -99,7 +99,8 @@ impl Step<'_> {
         let offer =
             Offer { timestamps: handshake.offer.timestamps && timestamps.is_some(), ..handshake.offer };
         let window = arrival.window;
-        let handshake = Handshake { client_tsval, cookie_ts, offer, window, ..handshake };
+        let mut handshake = Handshake { client_tsval, cookie_ts, offer, window, ..handshake };
+        handshake.note_way_of_client(arrival, frame);
         // Beyond a budget the entry stays, and the client tries again, unless it was told that there is no room.
         if let Err(reason) = self.may_open_backend(arrival) {
             if self.turn_away(arrival, frame, &handshake, reason) {

@@ -299,9 +299,13 @@ impl Step<'_> {
         self.counters(arrival.id).cookie_valid.add(1);
         self.remember_source(arrival);
         let segment = Segment::new(frame, arrival.layout);
+        let network = arrival.layout.network;
+        let link = LinkHeader::of(frame, network.offset);
         let handshake = Handshake {
-            link: LinkHeader::of(frame, arrival.layout.network.offset),
-            hop_limit: arrival.layout.network.hop_limit(frame),
+            link,
+            back: link.reversed(),
+            hop_limit: network.hop_limit(frame),
+            flow_label: network.flow_label(frame),
             client_iss: redemption.client_iss,
             cookie_iss: redemption.cookie_iss,
             cookie_ts: redemption.timestamps.1,

@@ -27,8 +27,10 @@ pub(super) fn answer<'a>(arrival: &Arrival<'_>, side: Side, frame: &[u8]) -> Seg
 
 /// A bare segment towards the server in the client's name, along the way that `frame` of the client's takes.
 pub(super) fn onward<'a>(arrival: &Arrival<'_>, frame: &[u8]) -> SegmentSpec<'a> {
-    let link = LinkHeader::of(frame, arrival.layout.network.offset);
-    bare(&arrival.key, Side::Server, link, arrival.layout.network.hop_limit(frame))
+    let network = arrival.layout.network;
+    let link = LinkHeader::of(frame, network.offset);
+    let flow_label = network.flow_label(frame);
+    SegmentSpec { flow_label, ..bare(&arrival.key, Side::Server, link, network.hop_limit(frame)) }
 }
 
 /// RST in answer to an acknowledgement of nothing we sent: `<SEQ=SEG.ACK><CTL=RST>` (RFC 9293 §3.10.7.1).
@@ -75,7 +77,9 @@ impl Handshake {
 
     /// A bare segment to the server in the client's name.
     pub(super) fn segment_to_server<'a>(&self, key: &FlowKey) -> SegmentSpec<'a> {
-        bare(key, Side::Server, self.link, self.hop_limit)
+        // Paths that are chosen by the label (RFC 6437 §3) stay one path for the connection.
+        let flow_label = self.flow_label;
+        SegmentSpec { flow_label, ..bare(key, Side::Server, self.link, self.hop_limit) }
     }
 
     /// RST that the client will obey: SEG.SEQ is what it expects next from the server it knows (RFC 5961 §3.2).
@@ -90,7 +94,7 @@ impl Handshake {
 
     /// A bare segment to the client in the server's name.
     pub(super) fn segment_to_client<'a>(&self, key: &FlowKey) -> SegmentSpec<'a> {
-        bare(key, Side::Client, self.link.reversed(), HOP_LIMIT)
+        bare(key, Side::Client, self.back, HOP_LIMIT)
     }
 }
 
@@ -154,6 +158,7 @@ fn bare<'a>(key: &FlowKey, side: Side, link: LinkHeader, hop_limit: u8) -> Segme
         source: source.0,
         destination: destination.0,
         hop_limit,
+        flow_label: 0,
         source_port: source.1,
         destination_port: destination.1,
         seq: SeqNumber(0),

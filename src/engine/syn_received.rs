@@ -73,9 +73,13 @@ pub(super) enum Continuation {
 impl Direct {
     pub(super) fn new(arrival: &Arrival<'_>, frame: &[u8]) -> Direct {
         let offer = offer(arrival, frame);
+        let network = arrival.layout.network;
+        let link = LinkHeader::of(frame, network.offset);
         let handshake = Handshake {
-            link: LinkHeader::of(frame, arrival.layout.network.offset),
-            hop_limit: arrival.layout.network.hop_limit(frame),
+            link,
+            back: link.reversed(),
+            hop_limit: network.hop_limit(frame),
+            flow_label: network.flow_label(frame),
             client_iss: arrival.seq,
             cookie_iss: SeqNumber(0),
             cookie_ts: 0,

@@ -249,6 +249,7 @@ mod tests {
             source: source.into(),
             destination: destination.into(),
             hop_limit: 61,
+            flow_label: 0,
             source_port: 4000,
             destination_port: 80,
             seq: SeqNumber(numbers.0),

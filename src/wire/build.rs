@@ -28,6 +28,8 @@ pub struct SegmentSpec<'a> {
     pub destination: IpAddr,
     /// TTL or hop limit.
     pub hop_limit: u8,
+    /// The IPv6 flow label, of 20 bits; not used over IPv4.
+    pub flow_label: u32,
     /// Source port.
     pub source_port: u16,
     /// Destination port.
@@ -74,6 +76,9 @@ impl SegmentSpec<'_> {
             self.hop_limit,
             tcp_len,
         )?;
+        if self.source.is_ipv6() {
+            MutableIpv6Packet::new(packet)?.set_flow_label(self.flow_label);
+        }
         let segment = packet.get_mut(ip_len..ip_len.saturating_add(tcp_len))?;
         self.write_tcp(segment, &options)?;
         Some(link.len().saturating_add(ip_len).saturating_add(tcp_len))
@@ -175,6 +180,7 @@ mod tests {
             source: source.parse().unwrap(),
             destination: destination.parse().unwrap(),
             hop_limit: 61,
+            flow_label: 0,
             source_port: 40_000,
             destination_port: 80,
             seq: SeqNumber(u32::MAX),
@@ -241,6 +247,7 @@ mod tests {
                 source: addresses.0,
                 destination: addresses.1,
                 hop_limit,
+                flow_label: seq & 0x000f_ffff,
                 source_port,
                 destination_port,
                 seq: SeqNumber(seq),
@@ -273,6 +280,8 @@ mod tests {
             let network = layout.network;
             prop_assert_eq!((network.source(&frame), network.destination(&frame)), (spec.source, spec.destination));
             prop_assert_eq!(network.hop_limit(&frame), spec.hop_limit);
+            let label = if spec.source.is_ipv6() { spec.flow_label } else { 0 };
+            prop_assert_eq!(network.flow_label(&frame), label);
             let segment = Segment::new(&frame, layout);
             prop_assert_eq!(
                 (segment.source_port(), segment.destination_port()),

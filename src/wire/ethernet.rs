@@ -9,6 +9,10 @@ pub const IPV6: u16 = 0x86dd;
 
 /// Octets of the two MAC addresses.
 const ADDRESSES_LEN: usize = 12;
+/// In the first octet of an address: it is of a group of stations.
+const GROUP: u8 = 1;
+/// The same: it was not given out by its vendor.
+const LOCAL: u8 = 2;
 /// Octets of a header without tags.
 pub const MIN_HEADER_LEN: usize = ADDRESSES_LEN + 2;
 /// Octets of a VLAN tag.
@@ -54,11 +58,23 @@ impl LinkHeader {
         LinkHeader { octets, len: len as u8 }
     }
 
-    /// The same with source and destination exchanged and the tags kept: the way back.
+    /// The same with source and destination exchanged and the tags kept: the way back. Switches drop a source with the group bit
+    /// (IEEE 802.3 §3.2.3), so what was sent to a group of stations (a cluster's address) comes from the group's address with that
+    /// bit cleared and the one of local administration set, an address that no vendor has given out.
     #[must_use]
     pub fn reversed(mut self) -> LinkHeader {
         let (destination, rest) = self.octets.split_at_mut(6);
         destination.swap_with_slice(&mut rest[..6]);
+        if rest[0] & GROUP != 0 {
+            rest[0] = (rest[0] & !GROUP) | LOCAL;
+        }
+        self
+    }
+
+    /// The same between the stations of `other`, its own tags kept.
+    #[must_use]
+    pub fn between_stations_of(mut self, other: LinkHeader) -> LinkHeader {
+        self.octets[..ADDRESSES_LEN].copy_from_slice(&other.octets[..ADDRESSES_LEN]);
         self
     }
 
@@ -100,10 +116,28 @@ mod tests {
     }
 
     #[test]
+    fn reversed_never_comes_from_a_group_of_stations() {
+        let mut whole = frame(&[IPV4]);
+        for (group, station) in [(0x01, 0x02), (0x03, 0x02), (0xff, 0xfe), (0x00, 0x00), (0x06, 0x06)] {
+            whole[0] = group;
+            assert_eq!(LinkHeader::of(&whole, 14).reversed().octets()[6], station);
+        }
+    }
+
+    #[test]
+    fn stations_move_and_tags_stay() {
+        let (tagged, other) = (frame(&[0x8100, IPV4]), [9; 14]);
+        let moved = LinkHeader::of(&tagged, 18).between_stations_of(LinkHeader::of(&other, 14));
+        assert_eq!(moved.octets()[..12], [9; 12]);
+        assert_eq!(moved.octets()[12..], tagged[12..18]);
+    }
+
+    #[test]
     fn reversed_swaps_addresses_and_keeps_tags() {
-        let whole = frame(&[0x8100, IPV4]);
+        let mut whole = frame(&[0x8100, IPV4]);
+        (whole[0], whole[6]) = (2, 8);
         let back = LinkHeader::of(&whole, 18).reversed();
-        assert_eq!(back.octets()[..12], [7, 8, 9, 10, 11, 12, 1, 2, 3, 4, 5, 6]);
+        assert_eq!(back.octets()[..12], [8, 8, 9, 10, 11, 12, 2, 2, 3, 4, 5, 6]);
         assert_eq!(back.octets()[12..], whole[12..18]);
         assert_eq!(back.reversed(), LinkHeader::of(&whole, 18));
     }

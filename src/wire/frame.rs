@@ -87,6 +87,14 @@ impl Network {
         frame.get(self.offset.saturating_add(at)).copied().unwrap_or(0)
     }
 
+    /// The IPv6 flow label of `frame`, which these offsets were read from; 0 if there is none.
+    pub fn flow_label(&self, frame: &[u8]) -> u32 {
+        match self.version {
+            Version::V4 => 0,
+            Version::V6 => super::read_u32(frame, self.offset) & 0x000f_ffff,
+        }
+    }
+
     /// Marks the packet as one of a transport that does not take part in ECN (RFC 3168 §5), the header checksum kept
     /// right.
     pub fn clear_ecn(&self, frame: &mut [u8]) {

@@ -90,6 +90,7 @@ mod tests {
             source: "198.18.0.1".parse().unwrap(),
             destination: "198.18.0.2".parse().unwrap(),
             hop_limit: 64,
+            flow_label: 0,
             source_port: 80,
             destination_port: 40_000,
             seq: SeqNumber(u32::MAX),

@@ -43,4 +43,5 @@ mod sightings;
 mod silence;
 mod syn_sent;
 mod translation;
+mod ways;
 mod workers;

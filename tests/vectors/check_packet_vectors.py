@@ -142,7 +142,8 @@ def check_syn_ack(file, vector, syn, answer):
     ecn = syn.flags & (ECE | CWR) == ECE | CWR and service.get("ecn", False) and offer["timestamps"] is not None
     isn, tsval = cookie(file["keys"], syn, offer, ecn)
     assert had_ts or offer["timestamps"] is None
-    assert answer.link == syn.link[6:12] + syn.link[:6] + syn.link[12:], "link header"
+    station = syn.link[:6] if not syn.link[0] & 1 else bytes([syn.link[0] & ~1 | 2]) + syn.link[1:6]
+    assert answer.link == syn.link[6:12] + station + syn.link[12:], "link header"
     assert (answer.source, answer.destination) == (syn.destination, syn.source), "addresses"
     assert (answer.sport, answer.dport) == (syn.dport, syn.sport), "ports"
     assert (answer.seq, answer.ack) == (isn, syn.seq + 1 & WORD), "numbers"

@@ -78,6 +78,7 @@ impl Kind {
             },
             destination: if self.is_ipv6() { SERVER6.into() } else { SERVER4.into() },
             hop_limit: 64,
+            flow_label: 0,
             source_port: 0,
             destination_port: port,
             seq: SeqNumber(0),
