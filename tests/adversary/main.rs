@@ -89,7 +89,6 @@ fn a_server_that_ignores_a_botnet_serves_the_others() {
 
 /// The server's packet filter refuses the botnet, as fail2ban has it: that is the botnet's affair.
 #[test]
-#[ignore = "open: E1"]
 fn a_server_that_refuses_a_botnet_of_two_networks_serves_the_others() {
     for treatment in [Treatment::Resets, Treatment::Rejects] {
         let attack = attack(Attacker::Botnet { networks: 2, then: Then::Silence }, 20);
