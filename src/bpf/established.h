@@ -145,10 +145,12 @@ static __always_inline bool may_return_cookie(const struct packet *p, const stru
 	       (p->flags & (FLAG_SYN | FLAG_ACK | FLAG_RST)) == FLAG_ACK && p->seq - slot->ts_delta <= 1;
 }
 
-/* Whether a RST is exact as its receiver sees it (RFC 5961 §3.2). */
+/* Whether a RST may be exact as its receiver sees it (RFC 5961 §3.2), be it one before RCV.NXT, as macOS sends it behind a FIN. */
 static __always_inline bool is_exact(const struct packet *p, const struct slot *slot)
 {
-	return p->seq == slot->ends[!p->side].acked || p->seq == slot->ends[p->side].next;
+	__u32 expected = slot->ends[!p->side].acked;
+
+	return p->seq == expected || p->seq + 1 == expected || p->seq == slot->ends[p->side].next;
 }
 
 /* Whether a server's segment lies before what was noted of neither end: the engine believes it. */

@@ -210,6 +210,7 @@ fn every_family_is_shown_or_watched_or_named_here() {
 /// What is of use when something is looked for, and would only crowd a dashboard.
 const NOT_SHOWN: &[&str] = &[
     "synwall_backend_options",
+    "synwall_backend_syn_second_total",
     "synwall_checkpoint_bytes",
     "synwall_checkpoint_duration_seconds",
     "synwall_direct_completed_total",
@@ -217,6 +218,7 @@ const NOT_SHOWN: &[&str] = &[
     "synwall_flows_restored_total",
     "synwall_grace_flows_total",
     "synwall_grace_packets_total",
+    "synwall_half_open_reclaimed_total",
     "synwall_hook_runs_total",
     "synwall_icmp_noted_total",
     "synwall_icmp_translated_total",
