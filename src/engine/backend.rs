@@ -52,8 +52,8 @@ pub(super) struct Handshake {
 /// A connection that the server was told to forget by RST, which is the same RST for whatever it opens by the same SYN.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Forgotten {
-    /// The server's ISS.
-    pub(super) iss: SeqNumber,
+    /// The server's ISS, if it is still known.
+    pub(super) iss: Option<SeqNumber>,
     /// When the server was told last.
     pub(super) told: Instant,
 }
@@ -315,7 +315,7 @@ impl Backend {
         }
         self.handshake.note_way_of_server(arrival, frame);
         if let Some(first) = self.answer {
-            return self.answered_twice(first, arrival, frame, empty);
+            return self.answered_twice(first, arrival, frame, empty, now);
         }
         if flags.has(Flags::RST) {
             // Only a RST that acknowledges our SYN is an answer to it (RFC 9293 §3.10.7.3).
@@ -360,16 +360,18 @@ impl Backend {
         arrival: &Arrival<'_>,
         frame: &[u8],
         empty: EarlyData,
+        now: Instant,
     ) -> Answer {
-        if !arrival.flags.has(Flags::ACK) || arrival.ack != self.handshake.client_iss.add(1) {
+        let is_second = arrival.flags.has(Flags::SYN);
+        let is_answer = arrival.flags.has(Flags::ACK) && arrival.ack == self.handshake.client_iss.add(1);
+        if !is_answer || (is_second && self.is_still_under_way(arrival.seq, now)) {
             return Answer::Unexpected { resend: None, wants_reset: false };
         }
-        let is_second = arrival.flags.has(Flags::SYN);
-        let echo = match is_second {
-            true => Echo::between(&first, &ServerAnswer::of(arrival, frame), &self.handshake),
-            false => Echo::Own,
+        let (said, echo) = match is_second {
+            true => Echo::between(first, ServerAnswer::of(arrival, frame), &self.handshake),
+            false => (first, Echo::Own),
         };
-        let completion = self.complete(first, echo, empty);
+        let completion = self.complete(said, echo, empty);
         Answer::Established(Completion { is_second_answered: Some(is_second), ..completion })
     }
 
@@ -388,7 +390,7 @@ impl Backend {
     fn is_still_under_way(&self, iss: SeqNumber, now: Instant) -> bool {
         self.handshake
             .forgotten
-            .is_some_and(|before| before.iss == iss && now.since(before.told) < RESET_LIFE)
+            .is_some_and(|before| before.iss == Some(iss) && now.since(before.told) < RESET_LIFE)
     }
 }
 

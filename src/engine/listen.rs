@@ -4,7 +4,7 @@
 use core::net::IpAddr;
 use core::time::Duration;
 
-use super::backend::{Forgotten, Handshake, Subject};
+use super::backend::{Forgotten, Handshake, RESET_SETTLES, Subject};
 use super::classify::{Arrival, screen, verify};
 use super::policy::{Service, ServiceId};
 use super::reply;
@@ -168,7 +168,7 @@ impl Step<'_> {
         mut redemption: Redemption,
     ) -> Verdict {
         if let Some(entry) = self.forget_direct(arrival, |entry| !entry.is_backend()) {
-            redemption.forgotten = entry.forgotten();
+            redemption.forgotten = entry.forgotten().or(redemption.forgotten);
             let exact = entry.offered_wscale(redemption.client_iss);
             redemption.offer.wscale = redemption.offer.wscale.map(|rounded| exact.unwrap_or(rounded));
         }
@@ -221,7 +221,7 @@ impl Step<'_> {
             epoch,
             timestamps: timestamps.unwrap_or_default(),
             round_trip: timestamps.map(|(_, echo)| cookie::age(echo, keys.clock.unix_at(self.now))),
-            forgotten: None,
+            forgotten: self.freed_of_late(&arrival.key, client_iss),
             is_probe,
         };
         let found = if let Some(redeemed) = check(arrival.seq.sub(1)) {
@@ -269,6 +269,17 @@ impl Step<'_> {
         let is_rejected =
             |iss: SeqNumber| self.shared.spent.contains((&arrival.key, iss, REJECTED), self.now, SPENT);
         is_rejected(arrival.seq.sub(1)) || is_rejected(arrival.seq)
+    }
+
+    /// Notes that the server's answer to the client's SYN was reset, as one to which nothing here belongs: that RST would end what a
+    /// cookie of the same SYN opens.
+    pub(super) fn note_freed(&self, key: &FlowKey, client_iss: SeqNumber) {
+        self.shared.spent.insert((key, client_iss, FREED), self.now, RESET_SETTLES);
+    }
+
+    fn freed_of_late(&self, key: &FlowKey, client_iss: SeqNumber) -> Option<Forgotten> {
+        let is_freed = self.shared.spent.contains((key, client_iss, FREED), self.now, RESET_SETTLES);
+        is_freed.then_some(Forgotten { iss: None, told: self.now })
     }
 
     /// Mints a cookie for the client's SYN that is not spent, and says what `offer` it carries.
@@ -374,6 +385,7 @@ fn tuple(arrival: &Arrival<'_>) -> Tuple {
 
 /// Tells what was rejected from what has only served.
 const REJECTED: u8 = 1;
+const FREED: u8 = 2;
 
 /// How long a cookie counts as spent: two epochs of the longest, for no longer does it live. It is known by all its bits, so no
 /// other is refused for it.

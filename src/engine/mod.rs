@@ -492,6 +492,9 @@ impl<'a> Step<'a> {
         let is_stray =
             arrival.flags.has(Flags::SYN) || (arrival.flags.has(Flags::ACK) && arrival.service.reset_unknown);
         if is_stray && !arrival.flags.has(Flags::RST) && verify(arrival, frame).is_ok() {
+            if arrival.flags.has(Flags::SYN) {
+                self.note_freed(&arrival.key, arrival.ack.sub(1));
+            }
             self.reset_unknown(Side::Server, arrival, frame);
         } else if self.is_graced_server(arrival, frame) {
             return Verdict::Forward;

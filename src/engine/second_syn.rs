@@ -12,6 +12,10 @@
 //! The second SYN tells the two apart: it lacks an option that the first answer granted. Who repeats the first answer grants it again;
 //! who knows of none does not. Read RFC 6298 §3 and RFC 7323 §4 first; `docs/networks.md` has the figures, and what other servers
 //! do.
+//!
+//! A second answer that lacks nothing of the first but has another ISS is of a server that has begun anew in between: a RST that was
+//! under way has ended what it answered first, or the first answer was late and of an older connection on the tuple. Such a server
+//! knows of its second answer alone, and the connection opens by that.
 
 use core::sync::atomic::{AtomicU32, Ordering};
 use core::time::Duration;
@@ -32,18 +36,21 @@ pub(super) enum Echo {
 }
 
 impl Echo {
-    /// What a server is to be told whose answers to the first and the second SYN are these.
-    pub(super) fn between(first: &ServerAnswer, second: &ServerAnswer, handshake: &Handshake) -> Echo {
-        let has_again = match Telltale::of(first) {
-            Some(Telltale::Sack) => second.options.sack,
-            Some(Telltale::Wscale) => second.options.wscale.is_some(),
-            None => return Echo::Own,
-        };
+    /// By which of its answers to the first and the second SYN a server's connection opens, and what the server is to be told.
+    pub(super) fn between(
+        first: ServerAnswer,
+        second: ServerAnswer,
+        handshake: &Handshake,
+    ) -> (ServerAnswer, Echo) {
+        let has_again = Telltale::of(&first).map(|telltale| match telltale {
+            Telltale::Sack => second.options.sack,
+            Telltale::Wscale => second.options.wscale.is_some(),
+        });
         match (has_again, second.iss == first.iss) {
-            (true, true) => Echo::Nothing,
-            (false, _) => Echo::Before(units_before(handshake.round_trip)),
-            // Neither of the two kinds.
-            (true, false) => Echo::Own,
+            (Some(true), true) => (first, Echo::Nothing),
+            (Some(false), _) => (first, Echo::Before(units_before(handshake.round_trip))),
+            (None, true) => (first, Echo::Own),
+            (Some(true) | None, false) => (second, Echo::Own),
         }
     }
 

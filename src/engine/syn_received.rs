@@ -115,7 +115,7 @@ impl Direct {
 
     /// What the server was told to forget.
     pub(super) fn forgotten(&self) -> Option<Forgotten> {
-        self.freed.map(|told| Forgotten { iss: self.handshake.cookie_iss, told })
+        self.freed.map(|told| Forgotten { iss: Some(self.handshake.cookie_iss), told })
     }
 
     /// Whether a SYN with this ISS takes the place of the one that is remembered: the one that the server has answered holds

@@ -286,6 +286,44 @@ fn held_connection_is_not_opened_while_the_reset_is_under_way() {
     lab.expect(&[format!("server > P. {}:{}(3) ack 77001 win 64256 <TS val 6001 ecr 500>", c(1), c(4))]);
 }
 
+/// A SYN that was let through is forgotten without an answer, and its client's next one gets a cookie. The first answer, which comes
+/// after all, belongs to nothing: its RST would end what the cookie opens right behind it.
+#[test]
+fn cookie_is_not_redeemed_while_the_reset_of_a_late_answer_is_under_way() {
+    let mut lab = lab();
+    assert_eq!(lab.client(linux_syn()), Verdict::Forward);
+    lab.advance(Duration::from_millis(5_001));
+    lab.set_policy(|service, _| service.mode = Mode::Always);
+    let cookie = lab.syn();
+    lab.skip();
+    assert_eq!(lab.server(lab.server_syn_ack()), Verdict::Drop(DropReason::NoFlow));
+    lab.expect(&[format!("server > R {}:{}(0) win 0", c(1), c(1))]);
+    lab.skip();
+    assert_eq!(lab.client(lab.client_ack(cookie).data(b"GET")), Verdict::Consume);
+    lab.expect_nothing();
+    lab.expect_counters(&[
+        ("cookie_valid", 1),
+        ("half_open", 1),
+        ("flows.syn_sent", 1),
+        ("early_data_octets", 2048),
+    ]);
+    lab.advance(Duration::from_millis(490));
+    lab.expect_nothing();
+    lab.advance(Duration::from_millis(20));
+    let out = prints(&mut lab);
+    assert_eq!(out.len(), 1);
+    assert!(out[0].starts_with("server > S "), "{out:?}");
+    lab.expect_counters(&[("backend_syn", 1), ("inside.originated", 1)]);
+    // Half a second after a RST a cookie is redeemed at once.
+    let cookie = lab.syn_with(linux_syn().port(2));
+    assert_eq!(lab.server(lab.server_syn_ack().port(2)), Verdict::Drop(DropReason::NoFlow));
+    lab.advance(Duration::from_millis(1_100));
+    lab.take();
+    assert_eq!(lab.client(lab.client_ack(cookie).port(2)), Verdict::Consume);
+    let out = prints(&mut lab);
+    assert!(out.len() == 1 && out[0].starts_with("server > S "), "{out:?}");
+}
+
 /// A window scale that a cookie rounds down: the server knows the exact one of the client's first SYN, which was let through,
 /// and sends as much as that allows.
 #[test]

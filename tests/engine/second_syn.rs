@@ -226,6 +226,33 @@ fn without_timestamps_the_second_syn_is_the_first_again() {
     lab.expect(&[format!("server > . {}:{}(0) ack {} win 502", c(1), c(1), s(1))]);
 }
 
+/// Row 40. A RST of before, under way when the first SYN went out, frees the slot that was to be taken: the second SYN takes it.
+#[test]
+fn a_server_that_begins_anew_meanwhile_is_met_where_it_is() {
+    let with_all = |iss| seg(SYN, iss).mss(1460).sack_ok().ts(9001, 1001).wscale(7);
+    let without_timestamps = |iss| seg(SYN, iss).mss(1460).sack_ok().wscale(7);
+    let anew = SERVER_ISS.wrapping_add(65_538);
+    for timestamps in [false, true] {
+        let syn = if timestamps { linux_syn() } else { without_timestamps(CLIENT_ISS) };
+        let answer = |iss| if timestamps { with_all(iss) } else { without_timestamps(iss) };
+        let (mut lab, _) = second_syn_of(syn, answer(SERVER_ISS), timestamps);
+        lab.skip();
+        assert_eq!(lab.server(answer(anew).ack(c(1))), Verdict::Consume);
+        let options = if timestamps { " <TS val 1001 ecr 9001>" } else { "" };
+        let ack = anew.wrapping_add(1);
+        lab.expect(&[format!("server > . {}:{}(0) ack {ack} win 502{options}", c(1), c(1))]);
+        lab.expect_counters(&OPENED);
+        // What it says next is translated from there.
+        assert_eq!(lab.server(answer(anew).ack(c(1))), Verdict::Consume);
+        lab.expect(&[format!(
+            "server > . {}:{}(0) ack {ack} win 502{}",
+            c(1),
+            c(1),
+            if timestamps { " <TS val 1001 ecr 0>" } else { "" }
+        )]);
+    }
+}
+
 #[test]
 fn a_server_that_was_silent_is_asked_again_all_the_same() {
     let mut lab = lab();

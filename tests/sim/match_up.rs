@@ -29,8 +29,9 @@ impl Match {
             let unexplained = outcome.failures.iter().filter(|failure| failure.cause.is_none());
             faults.extend(unexplained.map(|failure| format!("with {name}, failed: {}", failure.story)));
         }
+        let loses_little = plan.network.loss.max(outcomes[1].loss) < MUCH;
         let [engine, wire] = outcomes.map(|outcome| lost(&outcome));
-        if engine > wire && plan.network.loss < 100_000 && is_worse(&plan, engine, wire) {
+        if engine > wire && loses_little && is_worse(&plan, engine, wire) {
             faults.push("more connections are lost with synwall than on the wire".into());
         }
         Match { plan: plan.in_words(), faults }
@@ -57,4 +58,7 @@ fn is_worse(plan: &grid::World, engine: u32, wire: u32) -> bool {
     true
 }
 
+/// Loss on a link, of a million frames, from which on synwall may lose more than the wire in a single world: it gives a server four
+/// SYNs and 15 s, a wire two minutes. What counts is what the links have lost: in bursts, 5 % of the dice are up to 18 % of the frames.
+const MUCH: u64 = 100_000;
 const MOST_DICE: u64 = 64;

@@ -104,6 +104,8 @@ pub struct Link {
     down_until: Instant,
     /// When the last frame has been put on the wire.
     busy_until: Instant,
+    sent: u64,
+    lost: u64,
 }
 
 /// What became of a frame: when its copies arrive, and a word about it.
@@ -116,7 +118,9 @@ pub struct Fate {
 impl Link {
     /// Throws the dice for a frame that is sent now.
     pub fn carry(&mut self, now: Instant, network: &Network, random: &mut Random, frame: &mut Frame) -> Fate {
+        self.sent += 1;
         if now < self.down_until || random.happens(network.loss) {
+            self.lost += 1;
             if self.down_until <= now {
                 self.down_until = now.after(random.duration(network.burst));
             }
@@ -145,6 +149,11 @@ impl Link {
             arrivals.push(arrivals[0].after(random.duration(most)));
         }
         Fate { arrivals, flipped, word }
+    }
+
+    /// How many frames it has lost, of a million: with bursts many more than the dice say.
+    pub fn loss(&self) -> u64 {
+        self.lost * 1_000_000 / self.sent.max(1)
     }
 
     /// When the link has sent a frame that it is given now; `None` if too many wait.

@@ -35,6 +35,8 @@ pub struct Outcome {
     pub transfers: u64,
     /// Frames that hosts and the middle sent.
     pub frames: u64,
+    /// How many frames the worst of the links lost, of a million.
+    pub loss: u64,
     /// Whatever must not happen.
     pub violations: Vec<String>,
     /// Connections that did not complete.
@@ -337,7 +339,9 @@ impl<'a> World<'a> {
 
     fn conclude(self) -> Outcome {
         let slowed = self.slowed();
-        let mut outcome = Outcome { frames: self.frames, violations: self.violations, ..Outcome::default() };
+        let loss = self.links.iter().flatten().map(Link::loss).max().unwrap_or(0);
+        let mut outcome =
+            Outcome { frames: self.frames, loss, violations: self.violations, ..Outcome::default() };
         outcome.violations.extend(slowed);
         outcome.violations.extend(self.middle.as_ref().and_then(Middle::leftovers));
         outcome.snapshot = self.middle.as_ref().map(Middle::snapshot);
