@@ -37,7 +37,7 @@ const REGRESSIONS: [u64; 14] = [
 
 /// Worlds of the fixed ranges that go wrong by a fault that is known (docs/simulation.md) and not mended yet. While there is
 /// one, a fresh world that goes wrong is printed and fails nothing.
-const OPEN: [u64; 2] = [4_294_967_358, 4_294_967_592];
+const OPEN: [u64; 1] = [4_294_967_322];
 
 fn number(name: &str) -> Option<u64> {
     env::var(name).ok().map(|value| value.parse().unwrap_or_else(|_| panic!("{name} must be a number")))
