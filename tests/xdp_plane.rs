@@ -99,7 +99,7 @@ fn maps_of_another_version_or_size_are_drained() {
     let plane = host.start(Attachment::Auto);
     plane.path().admit(&key(1), &flow());
     drop(plane);
-    let mut settings: [u8; 168] = host.entry("settings", 0);
+    let mut settings: [u8; SETTINGS] = host.entry("settings", 0);
     settings[0] ^= 0x80;
     host.set_entry("settings", 0, settings);
     let plane = host.open(&host.options(Attachment::Auto));
@@ -270,7 +270,7 @@ fn the_policy_is_in_the_maps() {
     assert_eq!(u16::from_ne_bytes([block[32], block[33]]), 1, "service 0 on port 80");
     let service: [u8; 56] = host.entry("services", 0);
     assert_eq!((service[0], service[2..4].to_vec()), (3, vec![7, 9]));
-    let settings: [u8; 168] = host.entry("settings", 0);
+    let settings: [u8; SETTINGS] = host.entry("settings", 0);
     assert_eq!(settings[4], 2, "a filter, and no bypass");
     path.set_policy(&policy(), &promises()).unwrap();
     assert_eq!(rule("198.18.9.1"), None);
@@ -291,7 +291,7 @@ fn more_rules_than_fit_leave_everything_to_the_engine() {
         error.to_string().starts_with("[filter] has 65536 prefixes, and the XDP program holds 65535"),
         "{error}"
     );
-    let bypass = || host.entry::<168>("settings", 0)[4] & 1;
+    let bypass = || host.entry::<SETTINGS>("settings", 0)[4] & 1;
     assert_eq!(bypass(), 1);
     plane.path().set_policy(&policy(), &promises()).unwrap();
     assert_eq!(bypass(), 0);
@@ -436,3 +436,6 @@ fn wait_until(mut condition: impl FnMut() -> bool) {
     }
     panic!("not within two seconds");
 }
+
+/// Octets of `struct settings` in `src/bpf/abi.h`.
+const SETTINGS: usize = 184;

@@ -455,7 +455,7 @@ fn short() -> Limits {
 const PEERS: usize = 8;
 const CLIENTS: [&str; 2] = ["198.18.0.1", "2001:db8::1"];
 /// The largest early data in segments of the smallest MSS, and what comes with them.
-const MOST_ORIGINATED: usize = 14_600 / (64 - 12) + 3;
+const MOST_ORIGINATED: usize = 14_600 / (48 - 12) + 3;
 /// RST without options, in a tagged frame over IPv6.
 const SHORTEST_ANSWER: usize = 18 + 40 + 20;
 /// More timeouts than any entry goes through.
