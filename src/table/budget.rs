@@ -63,9 +63,13 @@ impl PrefixBudgets {
         self.take_on([rate], address, what, now)
     }
 
-    /// The same out of the budgets of the wider prefixes, too, as [`prefix::widened`] has it. For what an address proved to
-    /// be there for: what can be forged would spend the budget of a whole provider.
+    /// The same out of the budgets of the wider prefixes of IPv6, too, as [`prefix::widened`] has it: a /48 is one holder's. A /16
+    /// of IPv4 is many parties', which must not spend each other's. For what an address proved to be there for: what can be
+    /// forged would spend the budget of a whole provider.
     pub fn take_widened(&self, address: IpAddr, what: u16, now: Instant, rate: Rate) -> bool {
+        if address.is_ipv4() {
+            return self.take(address, what, now, rate);
+        }
         let rates = prefix::WIDENING.map(|by| rate.map(|rate| rate.saturating_mul(by)));
         self.take_on(rates, address, what, now)
     }
@@ -172,6 +176,14 @@ mod tests {
         assert_eq!((0..u16::MAX).filter(|n| take(1, *n)).count(), 200, "the rest of its /48");
         assert!((2..200).all(|site| take(site, 0)));
         assert!((0..1_000).all(|_| prefixes.take_widened(IpAddr::from([0; 4]), 3, at(50), None)));
+    }
+
+    #[test]
+    fn a_24_spends_its_own_budget_and_not_that_of_its_16() {
+        let prefixes = PrefixBudgets::new(TableHasher::new([1, 2]));
+        let take = |third| prefixes.take_widened(IpAddr::from([198, 18, third, 1]), 3, at(50), rate(100));
+        assert_eq!((0..1_000).filter(|_| take(1)).count(), 100);
+        assert!((2..=255).all(|third| (0..100).all(|_| take(third))));
     }
 
     #[test]

@@ -21,11 +21,14 @@ fn a_minute_of_flood_costs_no_client_no_memory_and_no_syn_at_the_server() {
     let before = lab.syns_at_server();
     lab.script(&["flood", "60"]);
     thread::sleep(Duration::from_secs(5));
-    let (resident, flooded) = (lab.resident_kib(), lab.metric("synwall_syn_received_total", ""));
+    let flooded = lab.metric("synwall_syn_received_total", "");
 
     let clients: Vec<_> = (0..10)
         .map(|client| lab.spawn("client", move || hundred_visits(address(SERVER[client % 2], 80))))
         .collect();
+    // Half of the clients have been there, and timers have come round: what grows from here on would grow for ever.
+    thread::sleep(Duration::from_secs(25));
+    let resident = lab.resident_kib();
     let results: Vec<Result<Duration, String>> =
         clients.into_iter().flat_map(|client| client.join().unwrap()).collect();
     let failed: Vec<_> = results.iter().filter_map(|result| result.as_ref().err()).collect();
@@ -34,7 +37,7 @@ fn a_minute_of_flood_costs_no_client_no_memory_and_no_syn_at_the_server() {
     let grown = lab.resident_kib().saturating_sub(resident);
     let received = lab.metric("synwall_syn_received_total", "");
     assert!(received - flooded > 500_000, "a flood worth the name: {} SYNs", received - flooded);
-    assert!(grown <= 2048, "resident memory grew by {grown} KiB");
+    assert!(grown <= 1024, "resident memory grew by {grown} KiB under the second half of it");
     lab.assert_metrics(&[("synwall_cookie_valid_total", 1000), ("synwall_backend_syn_total", 1000)]);
     assert_eq!(lab.syns_at_server() - before, 2000, "two SYNs a client, none of the flood");
     // On raw sockets a flood at full rate loses frames of clients, too (README), which they send again.
