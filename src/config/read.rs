@@ -85,7 +85,7 @@ fn limits(mut section: Section<'_, '_>, problems: &mut Problems) -> Limits {
     limits
 }
 
-/// What one source prefix may hold: unless the file says otherwise, a sixteenth of each.
+/// The share of one source prefix: unless the file says otherwise, a sixteenth of each table.
 fn shares(section: &mut Section<'_, '_>, limits: Limits, problems: &mut Problems) -> Limits {
     let mut share = |key, all: u32, parts: u32| {
         let default = default_share(all, parts);

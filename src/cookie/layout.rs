@@ -98,7 +98,7 @@ pub(crate) fn wscale_of(scale: u8) -> Option<u8> {
     scale.checked_sub(1)
 }
 
-/// Which MSS table applies without timestamps.
+/// The table of MSS values that applies without timestamps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Family {
     /// IPv4.

@@ -142,7 +142,7 @@ const fn family(tuple: &Tuple) -> Family {
     }
 }
 
-/// What is left of the 64-bit hash: 24 bits for the ISN, 8 for the TSval.
+/// The part of the 64-bit hash that a SYN-ACK carries: 24 bits in the ISN, 8 in the TSval.
 struct Mac {
     mac24: [u8; 3],
     mac8: u8,
@@ -167,7 +167,7 @@ impl Mac {
     }
 }
 
-/// What the MAC is over: `source ‖ destination ‖ ports ‖ client_iss ‖ flags ‖ extra ‖ scale`, in network byte order.
+/// The octets that the MAC covers: `source ‖ destination ‖ ports ‖ client_iss ‖ flags ‖ extra ‖ scale`, in network byte order.
 struct Message {
     octets: [u8; Message::MAX_LEN],
     len: usize,

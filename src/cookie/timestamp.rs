@@ -13,7 +13,7 @@
 
 use core::time::Duration;
 
-/// What a TSval says beside the time.
+/// The fields of a TSval beside the time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Content {
     /// Whether ECN was negotiated.
@@ -31,7 +31,7 @@ pub(crate) fn encode(unix: Duration, content: Content) -> u32 {
     (clock << CLOCK_SHIFT) | ecn | scale | u32::from(content.mac8 ^ fold(clock))
 }
 
-/// What a TSecr says if it echoes one of our TSvals.
+/// The fields of a TSecr that echoes one of our TSvals.
 pub(crate) fn decode(tsecr: u32) -> Content {
     let [.., mac8] = tsecr.to_be_bytes();
     let [.., scale] = ((tsecr & SCALE) >> SCALE_SHIFT).to_be_bytes();

@@ -31,7 +31,7 @@ pub(super) struct Answering {
     learned: AtomicU64,
 }
 
-/// What the SYNs of a second tell that had the time to be answered.
+/// Counts of one second's SYNs that had the time to be answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Finding {
     /// The server answers, or nothing was asked of it.
@@ -209,7 +209,7 @@ const NOTED_SHARE: u32 = 5;
 
 /// A server that holds fewer has no backlog to speak of: nothing is learned of it.
 const LOWEST: u32 = 16;
-/// What a server held is believed for so long: its administrator may raise the backlog.
+/// Life of what was learned of a server's backlog, which its administrator may raise.
 const LIFE: Duration = Duration::from_secs(3_600);
 
 #[cfg(test)]

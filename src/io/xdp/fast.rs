@@ -340,10 +340,8 @@ mod tests {
         assert_eq!(read_flow(&slot, 100), direct);
     }
 
-    #[test]
-    fn ends_only_move_on_even_where_numbers_go_around() {
-        let slot = Slot::default();
-        let flow = FastFlow {
+    fn translated(ends: FastEnds) -> FastFlow {
+        FastFlow {
             service: ServiceId(0),
             is_up: false,
             is_direct: false,
@@ -353,8 +351,14 @@ mod tests {
             ts_delta: 0,
             server_window: [0; 2],
             client_window: [0; 2],
-            ends: ends(u32::MAX - 5),
-        };
+            ends,
+        }
+    }
+
+    #[test]
+    fn ends_only_move_on_even_where_numbers_go_around() {
+        let slot = Slot::default();
+        let flow = translated(ends(u32::MAX - 5));
         write_flow(&slot, &flow, 10_000);
         let older = ends(u32::MAX - 50);
         note_ends(&slot, &FastEnds { marks: 8, idle: Duration::from_secs(3), ..older }, true, 10_000);
@@ -412,18 +416,7 @@ mod tests {
     fn a_flow_comes_in_with_the_month_that_it_was_idle_for() {
         let slot = Slot::default();
         let idle = Duration::from_secs(30 * 86_400);
-        let flow = FastFlow {
-            service: ServiceId(0),
-            is_up: false,
-            is_direct: false,
-            challenged: None,
-            client_iss: 0,
-            delta: 0,
-            ts_delta: 0,
-            server_window: [0; 2],
-            client_window: [0; 2],
-            ends: FastEnds { idle, ..ends(7) },
-        };
+        let flow = translated(FastEnds { idle, ..ends(7) });
         write_flow(&slot, &flow, 100);
         assert_eq!(read_ends(&slot, 100).idle, idle);
     }
