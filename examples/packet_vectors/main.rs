@@ -18,6 +18,7 @@ mod packets;
 mod cookie_ack;
 mod drops;
 mod foreign;
+mod promises;
 mod syn_ack;
 mod theme;
 mod translate;

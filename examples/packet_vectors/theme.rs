@@ -83,8 +83,10 @@ impl Theme {
         if saved.is_direct {
             text.push_str("is_direct = true\n");
         }
-        if saved.strips_sack || saved.strips_ecn {
-            text.push_str("is_up = true\n");
+        for (strips, name) in [(saved.strips_sack, "strips_sack"), (saved.strips_ecn, "strips_ecn")] {
+            if strips {
+                write!(text, "is_up = true\n{name} = true\n").unwrap();
+            }
         }
         write!(text, "client_iss = {}\ndelta = {}\n", saved.client_iss, saved.delta).unwrap();
         write!(text, "ts_delta = {}\nserver_window = {:?}\n", saved.ts_delta, saved.server_window).unwrap();
@@ -201,6 +203,7 @@ const FORMAT: &str = "\
 #   the server's window and the one that the client applies; client_window: the same the other way. ends: SND.NXT, RCV.NXT,
 #   the right edge of the window and the largest window of each; clock: the server's latest TSval and how far back TSvals
 #   count. before: the frames that bring the engine there. is_up: the engine handles each of its segments.
+#   strips_sack: the client's SACK blocks become NOPs; strips_ecn: its packets become not ECN-capable.
 # [[vector]]: `frame` comes in at the port towards `side`. verdict: forward (it leaves at the other port as the first of
 #   `out` says), consume (it has done its work) or drop, with the reason; out: the frames that leave, and at which port;
 #   counters: those of services that moved; after: where the flow's ends are then; before: frames that came earlier.

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use synwall::engine::{DropReason, Side, Verdict};
 
 use crate::packets::frames::*;
+use crate::promises;
 use crate::theme::{CLIENT_ISS, Case, Flow, LINUX, SERVER_ISS, Theme, syn, told, v4, v6};
 
 pub fn theme() -> Theme {
@@ -17,6 +18,8 @@ pub fn theme() -> Theme {
     blocks(&mut theme, &flows[0]);
     clocks(&mut theme, &flows[0]);
     edges(&mut theme, &flows[0]);
+    flows[..2].iter().for_each(|flow| beyond(&mut theme, flow));
+    promises::put(&mut theme);
     ends(&mut theme, &flows[0]);
     direct(&mut theme);
     theme
@@ -31,11 +34,11 @@ fn s(n: u32) -> u32 {
 }
 
 /// The server's options: Linux, its clock at 9000, with another scale.
-const fn answer(scale: u8) -> [u8; 20] {
+pub const fn answer(scale: u8) -> [u8; 20] {
     [2, 4, 5, 0xb4, 4, 2, 8, 10, 0, 0, 0x23, 0x28, 0, 0, 3, 0xe9, 1, 3, 3, scale]
 }
 
-/// A connection that was opened by these SYNs.
+/// A connection that was opened by SYNs with these options.
 fn opened(
     theme: &mut Theme,
     name: &'static str,
@@ -43,8 +46,20 @@ fn opened(
     ends: (SocketAddr, SocketAddr),
     options: [&[u8]; 2],
 ) -> Flow {
+    opened_by(theme, name, policy, ends, options, [0; 2])
+}
+
+/// The same, with flags of the SYNs.
+pub fn opened_by(
+    theme: &mut Theme,
+    name: &'static str,
+    policy: &'static str,
+    ends: (SocketAddr, SocketAddr),
+    options: [&[u8]; 2],
+    flags: [u8; 2],
+) -> Flow {
     let mut bench = theme.bench(policy);
-    let client_syn = syn(ends).raw(options[0]).frame(Side::Client);
+    let client_syn = syn(ends).flags(flags[0]).raw(options[0]).frame(Side::Client);
     let answered = bench.inject(Side::Client, &client_syn);
     let told = told(&answered.out[0].1);
     let has_timestamps = told.1 != 0;
@@ -52,7 +67,7 @@ fn opened(
     let window = if options[0].len() > 4 { 502 } else { 64_240 };
     let ack = seg().seq(c(1)).ack(told.0.wrapping_add(1)).window(window);
     let ack = if has_timestamps { ack.timestamps(1001, told.1) } else { ack };
-    let syn_ack = seg().flags(SYN).seq(SERVER_ISS).ack(c(1)).window(65_160).raw(options[1]);
+    let syn_ack = seg().flags(SYN | flags[1]).seq(SERVER_ISS).ack(c(1)).window(65_160).raw(options[1]);
     let before = vec![(Side::Client, ack.frame(Side::Client)), (Side::Server, syn_ack.frame(Side::Server))];
     let flow = Flow { name, client: ends.0, server: ends.1, policy, before, told };
     theme.flow(flow.clone());
@@ -73,25 +88,30 @@ fn flows(theme: &mut Theme) -> Vec<Flow> {
 
 impl Flow {
     /// What the client sends: numbers from its ISS, and acknowledging so many octets behind the server's SYN.
-    fn client(&self, seq: u32, ack: u32) -> Seg {
+    pub fn client(&self, seq: u32, ack: u32) -> Seg {
         let ack = self.told.0.wrapping_add(1).wrapping_add(ack);
         Seg::of(self.client, self.server).seq(c(1).wrapping_add(seq)).ack(ack)
     }
 
-    fn server(&self, seq: u32, ack: u32) -> Seg {
+    pub fn server(&self, seq: u32, ack: u32) -> Seg {
         Seg::of(self.client, self.server).seq(s(1).wrapping_add(seq)).ack(c(1).wrapping_add(ack))
     }
 
     /// With the server's TSval as this client knows it.
-    fn stamped(&self, seg: Seg) -> Seg {
+    pub fn stamped(&self, seg: Seg) -> Seg {
         if self.told.1 == 0 { seg } else { seg.timestamps(1002, self.told.1) }
     }
 }
 
 /// A vector of a flow; `up` if the engine may have to do it.
-fn crosses(theme: &mut Theme, flow: &Flow, name: &str, why: &str, side: Side, seg: &Seg, up: bool) {
+pub fn crosses(theme: &mut Theme, flow: &Flow, name: &str, why: &str, side: Side, seg: &Seg, up: bool) {
+    crosses_as(theme, flow, name, why, side, &seg.frame(side), up);
+}
+
+/// The same of a frame.
+pub fn crosses_as(theme: &mut Theme, flow: &Flow, name: &str, why: &str, side: Side, frame: &[u8], up: bool) {
     let case = case(flow, name, why, up);
-    let outcome = theme.vector(&case, side, &seg.frame(side));
+    let outcome = theme.vector(&case, side, frame);
     assert_eq!(outcome.verdict, Verdict::Forward, "{}", case.name);
 }
 
@@ -223,7 +243,7 @@ fn edges(theme: &mut Theme, flow: &Flow) {
     crosses(theme, flow, "keep-alive-server", "", Side::Server, &flow.server(u32::MAX, 0), false);
     let why = "One octet beyond the window is a probe.";
     crosses(theme, flow, "window-probe", why, Side::Client, &flow.client(65_160, 0).data(b"x"), false);
-    let old = 0u32.wrapping_sub(66_000);
+    let old = 0u32.wrapping_sub(132_000);
     // The server has announced 65,160.
     let oldest = old.wrapping_sub(65_160);
     crosses(
@@ -236,7 +256,7 @@ fn edges(theme: &mut Theme, flow: &Flow) {
         false,
     );
     for (name, side, seg) in [
-        ("beyond", Side::Client, flow.client(65_161, 0).data(b"x")),
+        ("beyond", Side::Client, flow.client(65_162, 0).data(b"x")),
         ("far-beyond", Side::Client, flow.client(0x4000_0000, 0).data(b"x")),
         ("too-old", Side::Client, flow.client(oldest.wrapping_sub(1), 0)),
         ("ack-of-nothing", Side::Client, flow.client(0, 1)),
@@ -273,6 +293,21 @@ fn edges(theme: &mut Theme, flow: &Flow) {
             false,
         );
     }
+}
+
+/// Segments that go on beyond the window. The server has announced 65,160, and the client 502 << 7.
+fn beyond(theme: &mut Theme, flow: &Flow) {
+    let why = "Its receiver takes what fits, or owes an ACK.";
+    let data = [0xc3; 400];
+    let client = flow.stamped(flow.client(65_060, 0)).data(&data);
+    crosses(theme, flow, "goes-beyond", why, Side::Client, &client, false);
+    let server = flow.server(64_200, 0).timestamps(9001, 1001).data(&data);
+    crosses(theme, flow, "goes-beyond-server", "", Side::Server, &server, false);
+    let closed = flow.stamped(flow.client(65_160, 0)).data(&data);
+    crosses(theme, flow, "at-the-edge", "", Side::Client, &closed, false);
+    let closed = flow.server(64_256, 0).timestamps(9001, 1001).data(&data);
+    crosses(theme, flow, "at-the-edge-server", "", Side::Server, &closed, false);
+    crosses(theme, flow, "fin-goes-beyond", "", Side::Client, &client.flags(FIN), true);
 }
 
 /// What changes the state of a flow is the engine's.
@@ -322,6 +357,8 @@ fn direct(theme: &mut Theme) {
     crosses(theme, &flow, "fin", "", Side::Client, &data.clone().flags(FIN), true);
     let scaled = flow.client(40_000, 0).data(b"x");
     crosses(theme, &flow, "in-scaled-window", "", Side::Client, &scaled, false);
+    let beyond = flow.client(65_060, 0).data(&[0xc3; 400]);
+    crosses(theme, &flow, "goes-beyond", "", Side::Client, &beyond, false);
     let far = flow.server(0x4000_0000, 0).data(b"x");
     crosses(theme, &flow, "beyond-server", "The server is believed.", Side::Server, &far, true);
     let without_ack = seg().seq(c(1)).flags(PSH).data(b"x");
@@ -359,6 +396,12 @@ services = [
 
 [policy.adaptive]
 services = [{ name = "web", prefix = "198.18.255.2", ports = [[80, 80]], mode = "adaptive" }]
+
+[policy.ecn]
+services = [
+  { name = "web", prefix = "198.18.255.2", ports = [[80, 80]], mode = "always", ecn = true },
+  { name = "web6", prefix = "2001:db8:255::2", ports = [[80, 80]], mode = "always", ecn = true },
+]
 
 [policy.scale2]
 services = [

@@ -8,8 +8,11 @@
 #include "service.h"
 #include "translate.h"
 
-/* How far behind a segment may be and still pass as an old duplicate, beside the window: a window without scaling. */
-#define OLD_SEGMENT 66000
+/*
+ * Octets. How far behind a segment may be and still pass as an old duplicate, beside the window: a window without scaling, and as
+ * much again for the segment that went beyond the window.
+ */
+#define OLD_SEGMENT 132000
 /* So many empty ACKs in turn say nothing that the first few did not. */
 #define STORM_LENGTH 20
 /* What comes later than this is no storm: no probe is sent again so soon. Milliseconds. */
@@ -44,8 +47,11 @@ static __always_inline bool is_acceptable(const struct packet *p, const struct s
 	__u32 oldest = slot->flags & FLOW_DIRECT && p->side == SIDE_CLIENT ? sender->acked - OLD_SEGMENT :
 									   receiver->next - reach;
 
-	/* One octet beyond the edge is a window probe. */
-	if (is_before(receiver->edge + 1, segment_end(p)) || is_before(segment_end(p), sender->next - window))
+	/*
+	 * Where it begins decides: of one that goes on beyond the edge its receiver takes what fits, and one that begins before
+	 * RCV.NXT it owes an ACK. The sender of a window probe goes on one octet beyond.
+	 */
+	if (is_before(receiver->edge + 1, p->seq) || is_before(segment_end(p), receiver->acked - window))
 		return false;
 	return !(p->flags & FLAG_ACK) || (!is_before(receiver->next, ack_of(p, slot)) &&
 					  !is_before(ack_of(p, slot), oldest));

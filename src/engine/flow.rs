@@ -236,10 +236,12 @@ impl Flow {
         if arrival.flags.has(Flags::RST) {
             return judge_reset(sender, receiver, arrival.seq);
         }
-        // One octet beyond the edge is a window probe.
-        let is_ahead = arrival.end.is_after(receiver.edge.add(1));
-        let is_behind =
-            arrival.end.is_before(sender.next.sub(receiver.max_window.saturating_add(OLD_SEGMENT)));
+        // Where it begins decides: of one that goes on beyond the edge its receiver takes what fits, and one that begins before
+        // RCV.NXT it owes an ACK. The sender of a window probe goes on one octet beyond.
+        let is_ahead = arrival.seq.is_after(receiver.edge.add(1));
+        // SND.UNA is at most a window behind RCV.NXT.
+        let oldest = receiver.acked.sub(receiver.max_window.saturating_add(OLD_SEGMENT));
+        let is_behind = arrival.end.is_before(oldest);
         let has_bad_ack = arrival.flags.has(Flags::ACK)
             && (ack.is_after(receiver.next)
                 || ack.is_before(receiver.next.sub(sender.max_window.saturating_add(OLD_SEGMENT))));
@@ -249,9 +251,9 @@ impl Flow {
     /// Notes an acceptable segment of `side`.
     ///
     /// Its checksum need not have been verified, unless it changes the state: numbers only move on, and only within what `judge`
-    /// lets them. SND.NXT moves up to the edge of the window, RCV.NXT up to the peer's SND.NXT, the edge by one window: the peer may
-    /// send and acknowledge what it could have a moment later anyway, and no segment of the connection itself becomes
-    /// unacceptable, since what is behind is judged by the largest window and some.
+    /// lets them. SND.NXT moves up to one segment behind the edge of the window, RCV.NXT up to the peer's SND.NXT, the edge by one
+    /// window: the peer may send and acknowledge what it could have a moment later anyway, and no segment of the connection
+    /// itself becomes unacceptable, since what is behind is judged by the largest window and some.
     pub(super) fn note(&mut self, side: Side, arrival: &Arrival<'_>, ack: SeqNumber, now: Instant) {
         let rescale = match side {
             Side::Client => self.translation.client_window,
@@ -319,5 +321,6 @@ fn judge_reset(sender: &End, receiver: &End, seq: SeqNumber) -> Standing {
     }
 }
 
-/// How far behind a segment may be and still pass as an old duplicate, beside the window: a window without scaling.
-pub(super) const OLD_SEGMENT: u32 = 66_000;
+/// Octets. How far behind a segment may be and still pass as an old duplicate, beside the window: a window without scaling, and
+/// as much again for the segment that went beyond the window.
+pub(super) const OLD_SEGMENT: u32 = 132_000;

@@ -135,8 +135,9 @@ fn established_corrupt_numbers_keep_nothing_out() {
     let cookie = lab.established();
     // 2000 << 7 = 256,000 octets.
     assert_eq!(lab.client(from_client(cookie, 0, 1, 1).window(2000)), Verdict::Forward);
-    // Its number is bent to the very edge of the window, and one octet beyond: a probe.
-    assert_eq!(corrupt(&mut lab, Side::Server, &from_server(PSH, 256_001, 1).data(b"x")), Verdict::Forward);
+    // Its number is bent to one octet beyond the edge of the window: a segment goes on from there.
+    let bent = from_server(PSH, 256_002, 1).data(&[7; 1400]);
+    assert_eq!(corrupt(&mut lab, Side::Server, &bent), Verdict::Forward);
     // Its window is bent to the largest.
     assert_eq!(
         corrupt(&mut lab, Side::Client, &from_client(cookie, 0, 1, 1).window(65_535)),
@@ -147,6 +148,24 @@ fn established_corrupt_numbers_keep_nothing_out() {
     assert_eq!(lab.server(from_server(0, 1, 1)), Verdict::Forward);
     assert_eq!(lab.server(from_server(0, 0, 1)), Verdict::Forward);
     lives(&mut lab, cookie);
+}
+
+/// All ACKs of a window of 256,000 octets are lost behind synwall, and a forged or corrupt segment lies at the window's edge:
+/// the server's oldest segment crosses, or the connection would stand still.
+#[test]
+fn established_what_was_acknowledged_in_vain_can_be_repeated() {
+    let mut lab = Lab::new();
+    let cookie = lab.established();
+    lab.client(from_client(cookie, 0, 1, 1).window(2000));
+    assert_eq!(lab.server(from_server(PSH, 254_601, 1).data(&[7; 1400])), Verdict::Forward);
+    assert_eq!(lab.client(from_client(cookie, 0, 1, 256_001).window(2000)), Verdict::Forward);
+    assert_eq!(corrupt(&mut lab, Side::Server, &from_server(PSH, 512_001, 1).data(b"x")), Verdict::Forward);
+    lab.skip();
+    assert_eq!(lab.server(from_server(PSH, 1, 1).data(b"x")), Verdict::Forward);
+    let (told, ts) = (as_client(cookie, s(1)), cookie.tsval);
+    let end = told.wrapping_add(1);
+    lab.expect(&[format!("client > P. {told}:{end}(1) ack {} win 502 <TS val {ts} ecr 1001>", c(1))]);
+    lab.expect_counters(&[]);
 }
 
 /// Row 3: after a crash the ends are noted anew from what the server says, if it is the server that says it.

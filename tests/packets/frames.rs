@@ -157,6 +157,13 @@ pub fn complete(frame: &mut [u8]) {
     frame[tcp + 16..tcp + 18].copy_from_slice(&sum.to_be_bytes());
 }
 
+/// Puts two bits of ECN (RFC 3168 §5) into the IP header of a frame with a segment.
+pub fn mark_as(frame: &mut [u8], ecn: u8) {
+    let at = network(frame);
+    frame[at + 1] |= if frame[at] >> 4 == 4 { ecn } else { ecn << 4 };
+    complete(frame);
+}
+
 /// Where the IP header of a frame is: behind its tags.
 pub fn network(frame: &[u8]) -> usize {
     let is_tag = |at: usize| matches!(frame[at..at + 2], [0x81 | 0x91, 0] | [0x88, 0xa8]);

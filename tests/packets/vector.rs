@@ -198,6 +198,10 @@ pub struct FlowSpec {
     pub is_direct: bool,
     #[serde(default)]
     pub is_up: bool,
+    #[serde(default)]
+    pub strips_sack: bool,
+    #[serde(default)]
+    pub strips_ecn: bool,
     pub client_iss: u32,
     pub delta: u32,
     pub ts_delta: u32,

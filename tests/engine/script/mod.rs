@@ -60,6 +60,7 @@ scripts! {
     ack_and_the_iss_in_the_mac,
     ack_repeated,
     acknowledgement_of_nothing,
+    beyond_the_window,
     client_resets_before_the_answer,
     close_by_client,
     close_by_server,
