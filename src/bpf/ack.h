@@ -19,7 +19,7 @@ static __always_inline struct claim read_claim(const struct packet *p)
 	struct options o;
 
 	read_options(p, &o);
-	claim.has_timestamps = o.has & HAS_TIMESTAMPS;
+	claim.has_timestamps = blurred(p, o.has) & HAS_TIMESTAMPS;
 	claim.tsecr = bpf_ntohl(o.tsecr);
 	return claim;
 }
@@ -93,6 +93,7 @@ static __always_inline int handle_client(const struct settings *settings, struct
 	}
 	if (verdict != CONTINUE)
 		return verdict;
+	crosses = blurred(p, crosses) & 1;
 	claim = read_claim(p);
 	if (service && (service->flags & SERVICE_REQUIRE_TIMESTAMPS) && !claim.has_timestamps)
 		return crosses ? CROSSES : refuse(p, service, DROP_TIMESTAMPS_REQUIRED);

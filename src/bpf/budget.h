@@ -32,9 +32,14 @@ static __always_inline __u64 charged(__u64 empty_at, __u64 now, __u64 cost, __u6
 	return after <= now + burst ? after : 0;
 }
 
-/* Takes `cost` out of a cell that all CPUs share. */
-static __always_inline bool take(__u64 *cell, __u64 now, __u64 cost)
+/*
+ * Takes `cost` out of a cell that all CPUs share: not 0 if there was room. A function of its own for the reason that walk_options
+ * is; it is called for few packets.
+ */
+__noinline int take(__u64 *cell, __u64 now, __u64 cost)
 {
+	if (!cell)
+		return false;
 	for (int i = 0; i < MOST_TRIES; i++) {
 		__u64 before = *(volatile __u64 *)cell;
 		__u64 after = charged(before, now, cost, BURST);

@@ -42,11 +42,11 @@ static __always_inline bool is_slot_of(const struct slot *slot, struct packet *p
 	if (p->version & 1)
 		return false;
 	order_loads();
-	if (key->client[3] != from[3] || *(const __u32 *)&key->client_port != p->ports ||
-	    key->server[3] != to[3])
-		return false;
-	return key->client[0] == from[0] && key->client[1] == from[1] && key->client[2] == from[2] &&
-	       key->server[0] == to[0] && key->server[1] == to[1] && key->server[2] == to[2];
+	/* Without a branch each, of which the verifier would go both ways. */
+	return !((key->client[3] ^ from[3]) | (*(const __u32 *)&key->client_port ^ p->ports) |
+		 (key->server[3] ^ to[3]) | (key->client[0] ^ from[0]) | (key->client[1] ^ from[1]) |
+		 (key->client[2] ^ from[2]) | (key->server[0] ^ to[0]) | (key->server[1] ^ to[1]) |
+		 (key->server[2] ^ to[2]));
 }
 
 /* Looks through a bucket; touches slots only if their tag is the flow's. */

@@ -90,7 +90,7 @@ __noinline int walk_options(struct xdp_md *ctx, __u32 from, __u32 to, struct opt
 		const __u8 *octet;
 		__u32 kind, len;
 
-		at ^= nothing;
+		at = (at + nothing) & 127;
 		if (at >= to || at >= MAX_HEADERS_LEN)
 			break;
 		octet = data + at;

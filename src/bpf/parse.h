@@ -107,6 +107,16 @@ static __always_inline bool is_tag(__be16 type)
 	return type == bpf_htons(0x8100) || type == bpf_htons(0x88a8) || type == bpf_htons(0x9100);
 }
 
+/*
+ * The same bits, of 0 to 63, which the verifier takes for any: where ways join that differ in nothing else it goes on with one of
+ * them.
+ */
+static __always_inline __u32 blurred(const struct packet *p, __u32 bits)
+{
+	bits ^= p->nothing;
+	return bits & 63;
+}
+
 /* `len` octets at `at`, or NULL if the frame ends before. */
 static __always_inline void *octets(const struct packet *p, void *at, __u32 len)
 {
@@ -117,6 +127,7 @@ static __always_inline void *octets(const struct packet *p, void *at, __u32 len)
 static __always_inline __be16 parse_link(struct packet *p)
 {
 	void *at = p->data + 2 * ETH_ALEN;
+	__u64 len;
 
 #pragma unroll
 	for (int tags = 0; tags < 2; tags++) {
@@ -126,6 +137,15 @@ static __always_inline __be16 parse_link(struct packet *p)
 			break;
 		at += TAG_LEN;
 	}
+	/*
+	 * To the verifier a difference of pointers is any number: so it looks at the rest once, and not once for each number of
+	 * tags.
+	 */
+	barrier_var(at);
+	len = at - p->data;
+	barrier_var(len);
+	at = p->data + (len & 31);
+	barrier_var(at);
 	if (at + 2 > p->end)
 		return 0;
 	p->ip = at + 2;

@@ -9,18 +9,19 @@
 /* Whether the address lies in the area. IPv4 and IPv6 never lie in each other's. */
 static __always_inline bool is_inside(const struct area *area, bool is_v6, const __u32 *address)
 {
-	bool is_v4_area;
+	__u64 other, miss;
 
 	/* What differs most, first. */
 	if ((address[3] & area->mask[3]) != area->address[3])
 		return false;
 	barrier();
-	is_v4_area = !area->address[0] && !area->address[1] && area->address[2] == MAPPED && area->mask[2] == ~0u;
-	if (is_v4_area == is_v6)
-		return false;
-	return !is_v6 || ((address[0] & area->mask[0]) == area->address[0] &&
-			  (address[1] & area->mask[1]) == area->address[1] &&
-			  (address[2] & area->mask[2]) == area->address[2]);
+	/* Without a branch each, of which the verifier would go both ways: 0 for an area of IPv4. */
+	other = area->address[0] | area->address[1] | (area->address[2] ^ MAPPED) | ~area->mask[2];
+	if (!is_v6)
+		return !other;
+	miss = ((address[0] & area->mask[0]) ^ area->address[0]) | ((address[1] & area->mask[1]) ^ area->address[1]) |
+	       ((address[2] & area->mask[2]) ^ area->address[2]);
+	return !(miss | (other - 1) >> 63);
 }
 
 static __always_inline bool is_mapped(const __u32 *address)

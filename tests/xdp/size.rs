@@ -24,8 +24,8 @@ struct Bounds {
 }
 
 const BOUNDS: [Bounds; 2] = [
-    Bounds { loaded: 13_850, verified: 496_000, stack: 344 },
-    Bounds { loaded: 3_820, verified: 51_200, stack: 272 },
+    Bounds { loaded: 13_850, verified: 313_000, stack: 344 },
+    Bounds { loaded: 3_820, verified: 20_300, stack: 272 },
 ];
 
 #[test]
