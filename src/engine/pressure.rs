@@ -205,8 +205,8 @@ fn is_above(meter: &Budget, now: Instant, rate: u32) -> bool {
 impl Engine {
     /// Looks at the pressure on each service, if that was not done lately. By one worker for all.
     pub(super) fn review(&mut self, now: Instant) {
-        let is_due = now.since(self.reviewed) >= REVIEW_INTERVAL || now < self.reviewed;
-        if self.worker != 0 || !is_due {
+        let is_recent = (self.reviewed..self.reviewed.after(REVIEW_INTERVAL)).contains(&now);
+        if self.worker != 0 || is_recent {
             return;
         }
         let time = now.since(self.reviewed);
@@ -304,8 +304,11 @@ const SHORTEST: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
-    use crate::engine::policy::Threshold;
+    use crate::engine::Shared;
+    use crate::engine::policy::{Limits, Policy, Threshold};
 
     fn at(millis: u64) -> Instant {
         Instant::from_nanos(1_000_000_000_000 + millis * 1_000_000)
@@ -406,6 +409,118 @@ mod tests {
         assert!(changes.len() > 10, "it does change: {changes:?}");
         for window in changes.windows(3) {
             assert!(window[2] - window[0] >= 60_000, "{changes:?}");
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_flood_is_timed_to_10_ms() {
+        let (pressure, service) = (Pressure::default(), service());
+        assert!(pressure.note_syn(at(0), &service, 100));
+        let last_high_after_a_burst = |millis| {
+            (0..1_000).for_each(|_| _ = pressure.note_syn(at(millis), &service, 0));
+            pressure.last_high.load(Ordering::Relaxed)
+        };
+        assert_eq!(last_high_after_a_burst(9), at(0).as_nanos());
+        assert_eq!(last_high_after_a_burst(10), at(10).as_nanos());
+    }
+
+    #[test]
+    fn syns_that_the_fast_path_settled_keep_it_on_above_the_lower_rate() {
+        // 500 a second; and a few at once never.
+        for (syn_received, millis, is_high) in
+            [(25, 50, false), (26, 50, true), (16, 10, false), (17, 10, true), (0, 50, false)]
+        {
+            let (pressure, service) = (Pressure::default(), service());
+            let settled = FastCounts { syn_received, synack_sent: 7 };
+            let time = Duration::from_millis(millis);
+            pressure.note_settled(at(1_000), &service, FastCounts { syn_received: 1_000, ..settled }, time);
+            assert_eq!(pressure.last_high.load(Ordering::Relaxed), 0, "it is off");
+            assert!(pressure.note_syn(at(1_000), &service, 100));
+            pressure.note_settled(at(2_000), &service, settled, time);
+            let last_high = if is_high { at(2_000) } else { at(1_000) };
+            assert_eq!(pressure.last_high.load(Ordering::Relaxed), last_high.as_nanos(), "{syn_received}");
+            pressure.note_settled(at(2_000), &service, FastCounts::default(), time);
+            pressure.review(at(2_000), &service, 0);
+            assert_eq!(pressure.cookies_in_flight(), 14);
+        }
+    }
+
+    #[test]
+    fn cookies_are_in_flight_for_a_horizon_of_sixteen_slots() {
+        let (in_flight, horizon) = (InFlight::default(), Duration::from_secs(16));
+        in_flight.add(at(0), horizon, 5);
+        assert_eq!(in_flight.count(at(15_999), horizon), 5);
+        assert_eq!(in_flight.count(at(16_000), horizon), 0, "its slot is the one that begins");
+        in_flight.add(at(16_000), horizon, 2);
+        in_flight.add(at(16_500), horizon, 1);
+        assert_eq!(in_flight.count(at(16_999), horizon), 3);
+        in_flight.add(at(17_000), horizon, -4);
+        assert_eq!(in_flight.count(at(17_000), horizon), 0, "never below");
+    }
+
+    #[test]
+    fn a_server_that_falls_silent_is_full_or_dead() {
+        let asked = |service: &Service, held| {
+            let pressure = Pressure::default();
+            (0..10).for_each(|_| pressure.answering.note_passed(at(500)));
+            let change = pressure.review(at(1_800), service, held);
+            let [activate_at, _] = pressure.answering.thresholds(service);
+            (change, activate_at.half_open, pressure.is_silent())
+        };
+        let never = |max_half_open| Service {
+            activate_at: Threshold { half_open: 1_000, syn_rate: 1_000 },
+            max_half_open,
+            ..service()
+        };
+        assert_eq!(asked(&never(1_000), 97), (Some(Change::Began), 48, false));
+        assert_eq!(asked(&never(999), 97), (None, 1_000, false), "the operator wants it never");
+        assert_eq!(asked(&never(1_000), 2), (None, 1_000, true));
+
+        // Under pressure nothing is learned: what is held then is what was not freed yet.
+        let (pressure, service) = (Pressure::default(), never(1_000));
+        assert_eq!(pressure.review(at(400), &service, 97), None, "nothing was asked");
+        assert!(pressure.begin_if_off(at(400)) && !pressure.begin_if_off(at(400)));
+        (0..10).for_each(|_| pressure.answering.note_passed(at(500)));
+        assert_eq!(pressure.review(at(1_800), &service, 97), None);
+        assert_eq!(pressure.answering.thresholds(&service)[0].half_open, 1_000);
+    }
+
+    #[test]
+    fn a_service_that_is_no_more_leaves_nothing_behind() {
+        let (pressure, service) = (Pressure::default(), service());
+        (0..10).for_each(|_| pressure.answering.note_passed(at(500)));
+        assert_eq!(pressure.review(at(1_800), &service, 2), None);
+        pressure.answering.learn(at(1_800), 97);
+        assert!(pressure.note_syn(at(1_800), &service, 100));
+        assert!(pressure.is_on() && pressure.is_silent());
+        pressure.forget();
+        assert!(!pressure.is_on() && !pressure.is_silent());
+        assert_eq!(pressure.answering.thresholds(&service)[0].half_open, 100);
+    }
+
+    #[test]
+    fn pressure_without_a_time_of_quiet_ends_with_the_first_low_review() {
+        let (pressure, service) = (Pressure::default(), Service { min_active: Duration::ZERO, ..service() });
+        assert!(pressure.note_syn(at(0), &service, 100));
+        assert_eq!(pressure.review(at(0), &service, 0), None, "too soon");
+        assert_eq!(pressure.review(at(60_000), &service, 50), None);
+        assert_eq!(pressure.review(at(60_000), &service, 49), Some(Change::Ended));
+    }
+
+    #[test]
+    fn one_worker_reviews_all_services_every_50_ms() {
+        let policy = Policy::new(vec![], Limits::default(), 1_500).unwrap();
+        let shared = Arc::new(Shared::new(policy, 2, [1, 2]));
+        for (worker, times) in [
+            (0, [(0, 0), (49, 0), (50, 50), (99, 50), (100, 100), (40, 40), (41, 40)]),
+            (1, [(0, 0), (49, 0), (50, 0), (99, 0), (100, 0), (40, 0), (41, 0)]),
+        ] {
+            let mut engine = Engine::new(shared.clone(), worker);
+            engine.reviewed = at(0);
+            for (millis, reviewed) in times {
+                engine.review(at(millis));
+                assert_eq!(engine.reviewed, at(reviewed), "worker {worker} at {millis}");
+            }
         }
     }
 
