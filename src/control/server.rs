@@ -14,7 +14,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::task::AbortHandle;
+use tokio::task::JoinHandle;
 
 /// Where connections come from.
 pub(super) trait Listener: Send + 'static {
@@ -27,7 +27,7 @@ pub(super) trait Listener: Send + 'static {
 
 /// Answers for ever; `name` is the listener's in the log.
 pub(super) async fn accept(name: &'static str, listener: impl Listener) -> Infallible {
-    let mut open: VecDeque<AbortHandle> = VecDeque::new();
+    let mut open: VecDeque<JoinHandle<()>> = VecDeque::new();
     loop {
         let (stream, router) = match listener.next().await {
             Ok(accepted) => accepted,
@@ -43,8 +43,10 @@ pub(super) async fn accept(name: &'static str, listener: impl Listener) -> Infal
             && let Some(oldest) = open.pop_front()
         {
             oldest.abort();
+            // Its descriptor is open until its task has been dropped, which a busy runtime does later.
+            let _ = oldest.await;
         }
-        open.push_back(tokio::spawn(connection(stream, router)).abort_handle());
+        open.push_back(tokio::spawn(connection(stream, router)));
     }
 }
 

@@ -27,7 +27,7 @@ const CLIENTS: usize = 8;
 /// Idle connections to each of the two listeners.
 const IDLE: usize = 1000;
 /// Two listeners with at most 256 connections each, and what a quiet synwall has open.
-const MAX_DESCRIPTORS: u64 = 650;
+const MAX_DESCRIPTORS: u64 = 600;
 
 #[test]
 fn clients_do_not_notice_what_control_is_made_to_suffer() {
