@@ -324,3 +324,113 @@ fn judge_reset(sender: &End, receiver: &End, seq: SeqNumber) -> Standing {
 /// Octets. How far behind a segment may be and still pass as an old duplicate, beside the window: a window without scaling, and
 /// as much again for the segment that went beyond the window.
 pub(super) const OLD_SEGMENT: u32 = 132_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::note::{Beginning, Reach};
+
+    const CLIENT_ISS: SeqNumber = SeqNumber(u32::MAX);
+    const SERVER_ISS: SeqNumber = SeqNumber(900);
+
+    impl Flow {
+        /// A direct one whose handshake is complete, and of which nothing was sent since.
+        pub(in crate::engine) fn silent() -> Flow {
+            let reach = |iss: SeqNumber, peer: SeqNumber| Reach {
+                next: iss.add(1),
+                acked: peer.add(1),
+                window: 1_000,
+                scale: 0,
+            };
+            let began = Beginning {
+                client_iss: CLIENT_ISS,
+                server_iss: SERVER_ISS,
+                client: reach(CLIENT_ISS, SERVER_ISS),
+                server: reach(SERVER_ISS, CLIENT_ISS),
+            };
+            Flow::direct(ServiceId(0), &began, LinkHeader::of(&[0; 14], 14), Instant::ZERO)
+        }
+    }
+
+    #[test]
+    fn a_flow_is_silent_until_an_end_has_sent_more_than_syn_and_fin() {
+        assert!(Flow::silent().is_silent());
+        let after = |change: fn(&mut End)| {
+            let (mut by_client, mut by_server) = (Flow::silent(), Flow::silent());
+            change(&mut by_client.client);
+            change(&mut by_server.server);
+            [by_client.is_silent(), by_server.is_silent()]
+        };
+        assert_eq!(after(|end| end.next = end.next.add(1)), [false; 2]);
+        assert_eq!(after(|end| end.is_known = false), [false; 2]);
+        assert_eq!(after(|end| (end.next, end.fin) = (end.next.add(1), Some(end.next.add(1)))), [true; 2]);
+        assert_eq!(after(|end| (end.next, end.fin) = (end.next.add(2), Some(end.next.add(2)))), [false; 2]);
+    }
+
+    #[test]
+    fn a_translated_flow_is_of_the_cookie_that_opened_it() {
+        let translated = |server_iss| {
+            let mut flow = Flow { is_direct: false, server_iss: SeqNumber(server_iss), ..Flow::silent() };
+            flow.translation.delta = 400;
+            flow
+        };
+        let opens = |flow: &Flow, client_iss: SeqNumber, cookie_iss| {
+            flow.was_opened_by(client_iss, SeqNumber(cookie_iss))
+        };
+        let other = CLIENT_ISS.add(1);
+        let (known, unknown) = (translated(900), translated(0));
+        assert!(opens(&known, CLIENT_ISS, 500));
+        assert!(!opens(&known, CLIENT_ISS, 501) && !opens(&known, other, 500));
+        assert!(opens(&unknown, CLIENT_ISS, 501) && !opens(&unknown, other, 501));
+        assert!(unknown.has_unknown_cookie() && !known.has_unknown_cookie());
+        let direct = Flow { server_iss: SeqNumber(0), ..Flow::silent() };
+        assert!(!opens(&direct, CLIENT_ISS, 0) && !direct.has_unknown_cookie());
+    }
+
+    #[test]
+    fn empty_acks_in_turn_are_a_storm_from_the_22nd_on() {
+        let mut storm = Storm::default();
+        let mut note = |side, says_nothing_new, millis| {
+            storm.note(side, says_nothing_new, Duration::from_millis(millis))
+        };
+        let rage = |note: &mut dyn FnMut(Side, bool, u64) -> bool| {
+            for n in 0..21 {
+                assert!(!note([Side::Client, Side::Server][n % 2], true, 199), "{n}");
+            }
+            assert!(note(Side::Server, true, 199));
+        };
+        for (side, says_nothing_new, millis) in
+            [(Side::Client, true, 200), (Side::Client, false, 0), (Side::Server, true, 0)]
+        {
+            rage(&mut note);
+            assert!(!note(side, says_nothing_new, millis), "it ends");
+            assert!(!note(Side::Client, false, 0));
+        }
+    }
+
+    #[test]
+    fn resets_are_judged_as_their_receivers_do() {
+        let sender = End { is_known: true, next: SeqNumber(150), ..End::default() };
+        let receiver =
+            End { is_known: true, acked: SeqNumber(140), edge: SeqNumber(1_000), ..End::default() };
+        let closed = End { fin: Some(SeqNumber(140)), ..sender };
+        let closed_later = End { fin: Some(SeqNumber(150)), ..sender };
+        let unknown = End::default();
+        for (sender, receiver, seq, expected) in [
+            (&sender, &receiver, 140, Standing::ExactReset),
+            (&sender, &receiver, 150, Standing::LikelyReset),
+            (&sender, &receiver, 141, Standing::InexactReset),
+            (&sender, &receiver, 999, Standing::InexactReset),
+            (&sender, &receiver, 139, Standing::BadReset),
+            (&sender, &receiver, 1_000, Standing::BadReset),
+            (&closed, &receiver, 139, Standing::ExactReset),
+            (&closed, &receiver, 138, Standing::BadReset),
+            (&closed, &receiver, 145, Standing::InexactReset),
+            (&closed_later, &receiver, 139, Standing::BadReset),
+            (&unknown, &receiver, 140, Standing::InexactReset),
+            (&sender, &unknown, 0, Standing::InexactReset),
+        ] {
+            assert_eq!(judge_reset(sender, receiver, SeqNumber(seq)), expected, "{seq}");
+        }
+    }
+}

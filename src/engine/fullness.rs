@@ -280,4 +280,51 @@ mod tests {
         assert_eq!((Fill::of(0, 9), Fill::of(1, 4)), (Fill(0), QUARTER));
         assert_eq!((Fill(0).look_interval(), Fill::FULL.look_interval()), (LONGEST_LOOK, SHORTEST_LOOK));
     }
+
+    /// Flows in every state, silent and not, with one FIN or two, acknowledged or not.
+    #[test]
+    fn a_flow_is_worth_what_it_may_still_carry() {
+        let flow = |state, change: fn(&mut Flow)| {
+            let mut flow = Flow { state, ..Flow::silent() };
+            change(&mut flow);
+            flow
+        };
+        let silent: fn(&mut Flow) = |_| {};
+        let used: fn(&mut Flow) = |flow| flow.client.next = flow.client.next.add(100);
+        let closed_by_client: fn(&mut Flow) = |flow| {
+            flow.client.next = flow.client.next.add(100);
+            flow.client.fin = Some(flow.client.next);
+        };
+        let closed_by_server: fn(&mut Flow) = |flow| {
+            flow.server.next = flow.server.next.add(100);
+            flow.server.fin = Some(flow.server.next);
+        };
+        let acknowledged_by_server: fn(&mut Flow) = |flow| {
+            flow.client.next = flow.client.next.add(100);
+            (flow.client.fin, flow.server.acked) = (Some(flow.client.next), flow.client.next);
+        };
+        let acknowledged_by_client: fn(&mut Flow) = |flow| {
+            flow.server.next = flow.server.next.add(100);
+            (flow.server.fin, flow.client.acked) = (Some(flow.server.next), flow.server.next);
+        };
+        let watched: fn(&mut Flow) = |flow| flow.is_watched = true;
+        for (state, change, worth, class) in [
+            (FlowState::Established, silent, Worth::Silent, 1),
+            (FlowState::HalfClosed, silent, Worth::Silent, 1),
+            (FlowState::Closing, silent, Worth::Closing, 1),
+            (FlowState::TimeWait, silent, Worth::Over, 0),
+            (FlowState::Reset, silent, Worth::Over, 0),
+            (FlowState::Established, watched, Worth::Watched, 0),
+            (FlowState::Established, used, Worth::Used, 2),
+            (FlowState::Reset, used, Worth::Over, 0),
+            (FlowState::HalfClosed, closed_by_client, Worth::GivenUp, 1),
+            (FlowState::HalfClosed, closed_by_server, Worth::GivenUp, 1),
+            (FlowState::HalfClosed, acknowledged_by_server, Worth::HalfClosed, 2),
+            (FlowState::HalfClosed, acknowledged_by_client, Worth::HalfClosed, 2),
+            (FlowState::Closing, used, Worth::Closing, 1),
+        ] {
+            let found = Worth::of(&flow(state, change));
+            assert_eq!((found, found.class()), (worth, class), "{state:?}");
+        }
+    }
 }

@@ -301,6 +301,17 @@ mod tests {
     }
 
     #[test]
+    fn servers_that_share_a_cell_are_not_taken_for_each_other() {
+        let servers = Servers::new(TableHasher::new([1, 2]));
+        let (now, id) = (Instant::from_nanos(1_000_000_000), ServiceId(3));
+        let host = |n: u16| IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, n]);
+        let cell = |n| core::ptr::from_ref(servers.place(id, host(n)).0);
+        let other = (1..).find(|n| cell(*n) == cell(0)).unwrap();
+        servers.put(id, host(0), Learned { sack: Some(false), ..Learned::default() }, now);
+        assert_eq!(servers.find(id, host(other), now), None);
+    }
+
+    #[test]
     fn timestamps_that_are_required_are_promised() {
         let learned = Learned { timestamps: Some(false), ..Learned::default() };
         let service = Service { require_timestamps: true, ..Service::default() };

@@ -162,6 +162,20 @@ mod tests {
     }
 
     #[test]
+    fn claims_that_share_a_cell_push_each_other_out_and_are_not_added_up() {
+        let all = witnesses();
+        let cell = |what: u32| core::ptr::from_ref(all.place(what).0);
+        let other = (1..).find(|what| cell(*what) == cell(0)).unwrap();
+        assert!(!all.claim(0, v4(1, 1), at(5), LIFE) && !all.claim(0, v4(2, 1), at(5), LIFE));
+        all.refute(other);
+        assert!(all.claim(0, v4(3, 1), at(5), LIFE), "another was refuted");
+        assert!((3..5).all(|third| !all.claim(other, v4(third, 1), at(5), LIFE)));
+        assert!(all.claim(other, v4(5, 1), at(5), LIFE));
+        all.refute(other);
+        assert!((6..8).all(|third| !all.claim(other, v4(third, 1), at(5), LIFE)));
+    }
+
+    #[test]
     fn a_claim_survives_packing() {
         for claim in [
             Claim { tag: 0xffff, who: [0xfff, 0], since: 0 },
