@@ -44,8 +44,8 @@ static __always_inline bool is_acceptable(const struct packet *p, const struct s
 {
 	const struct end *sender = &slot->ends[p->side], *receiver = &slot->ends[!p->side];
 	__u32 window = beyond(receiver->max_window), reach = beyond(sender->max_window);
-	__u32 oldest = slot->flags & FLOW_DIRECT && p->side == SIDE_CLIENT ? sender->acked - OLD_SEGMENT :
-									   receiver->next - reach;
+	/* RFC 5961 5.2: several CPUs carry the ACKs of a connection, and one that was overtaken by a window's worth may come with data. */
+	__u32 oldest = sender->acked - (slot->flags & FLOW_DIRECT && p->side == SIDE_CLIENT ? OLD_SEGMENT : reach);
 
 	/*
 	 * Where it begins decides: of one that goes on beyond the edge its receiver takes what fits, and one that begins before

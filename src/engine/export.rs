@@ -54,12 +54,16 @@ pub struct SavedFlow {
     pub is_direct: bool,
     /// The client's ISS.
     pub client_iss: u32,
+    /// The server's ISS; 0 if it is not known.
+    pub server_iss: u32,
     /// The TSval with which the server's SYN-ACK was acknowledged.
     pub client_tsval: Option<u32>,
     /// Server's ISS less the cookie's.
     pub delta: u32,
     /// Server's TSval less the cookie's.
     pub ts_delta: u32,
+    /// The server's latest TSval, and how far back TSvals count.
+    pub clock: [u32; 2],
     /// The scale of the server's window, and the one that the client applies.
     pub server_window: [u8; 2],
     /// The scale of the client's window, and the one that the server applies.
@@ -224,6 +228,7 @@ fn service_of(policy: &Policy, services: &SavedServices, saved: &SavedFlow) -> O
 fn save(key: &FlowKey, flow: &Flow, now: Instant) -> SavedFlow {
     let Translation { delta, ts_delta, server_window, client_window, strips_sack, strips_ecn, .. } =
         flow.translation;
+    let (latest, reach) = flow.translation.server_clock.parts();
     SavedFlow {
         key: *key,
         service: flow.service.0,
@@ -231,9 +236,11 @@ fn save(key: &FlowKey, flow: &Flow, now: Instant) -> SavedFlow {
         state: flow.state as u8,
         is_direct: flow.is_direct,
         client_iss: flow.client_iss.0,
+        server_iss: flow.server_iss.0,
         client_tsval: flow.client_tsval,
         delta,
         ts_delta,
+        clock: [latest, reach],
         server_window: [server_window.from, server_window.to],
         client_window: [client_window.from, client_window.to],
         strips_sack,
@@ -260,6 +267,7 @@ fn restore(saved: &SavedFlow, service: ServiceId, now: Instant, past: Past) -> O
     let rescale = |[from, to]: [u8; 2]| {
         (from <= MAX_WINDOW_SCALE && to <= MAX_WINDOW_SCALE).then_some(Rescale { from, to })
     };
+    let [latest, reach] = saved.clock;
     let is_settled = past.is_exact || saved.is_direct;
     Some(Flow {
         service,
@@ -268,13 +276,16 @@ fn restore(saved: &SavedFlow, service: ServiceId, now: Instant, past: Past) -> O
         is_watched: false,
         challenged: None,
         client_iss: SeqNumber(saved.client_iss),
-        // A SYN-ACK that comes so late is answered with what the client expects, whichever it is.
-        server_iss: SeqNumber(0),
+        server_iss: SeqNumber(saved.server_iss),
         client_tsval: saved.client_tsval,
         translation: Translation {
             delta: saved.delta,
             ts_delta: saved.ts_delta,
-            server_clock: ServerClock::unknown(),
+            server_clock: if past.is_exact {
+                ServerClock::at(latest, reach)
+            } else {
+                ServerClock::unseen_since(latest)
+            },
             server_window: rescale(saved.server_window)?,
             client_window: rescale(saved.client_window)?,
             strips_sack: saved.strips_sack,

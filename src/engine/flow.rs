@@ -242,9 +242,12 @@ impl Flow {
         // SND.UNA is at most a window behind RCV.NXT.
         let oldest = receiver.acked.sub(receiver.max_window.saturating_add(OLD_SEGMENT));
         let is_behind = arrival.end.is_before(oldest);
+        // RFC 5961 §5.2: at most the largest window behind SND.UNA. Several CPUs carry the ACKs of a connection, and one that
+        // was overtaken by a window's worth may come with data.
+        let una = if sender.is_known { sender.acked } else { receiver.next };
         let has_bad_ack = arrival.flags.has(Flags::ACK)
             && (ack.is_after(receiver.next)
-                || ack.is_before(receiver.next.sub(sender.max_window.saturating_add(OLD_SEGMENT))));
+                || ack.is_before(una.sub(sender.max_window.saturating_add(OLD_SEGMENT))));
         if is_ahead || is_behind || has_bad_ack { Standing::OutOfWindow } else { Standing::Acceptable }
     }
 

@@ -244,6 +244,7 @@ impl Step<'_> {
             if flow.client_iss.0 == saved.client_iss && flow.translation.delta == saved.delta {
                 flow.link = saved.link;
                 flow.client_tsval = saved.client_tsval;
+                flow.server_iss = SeqNumber(saved.server_iss);
             }
         });
     }

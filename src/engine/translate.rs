@@ -44,9 +44,9 @@ impl ServerClock {
         ServerClock { latest: tsval, reach: 0 }
     }
 
-    /// A clock of which nothing is known: any echo may be one.
-    pub(super) fn unknown() -> ServerClock {
-        ServerClock { latest: 0, reach: u32::MAX }
+    /// A clock that has gone on, unseen, since it said `tsval`: any echo may be its own.
+    pub(super) fn unseen_since(tsval: u32) -> ServerClock {
+        ServerClock { latest: tsval, reach: u32::MAX }
     }
 
     /// A clock whose latest TSval and reach are known.
@@ -342,7 +342,7 @@ mod tests {
             delta: n.0,
             ts_delta: n.1,
             strips_sack: n.2,
-            server_clock: ServerClock::unknown(),
+            server_clock: ServerClock::unseen_since(0),
             server_window: Rescale { from: scales[0], to: scales[1] },
             client_window: Rescale { from: scales[2], to: scales[3] },
             strips_ecn: false,

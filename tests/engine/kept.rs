@@ -165,11 +165,11 @@ fn only_the_checkpoint_of_the_same_connection_completes_a_flow() {
     }
 }
 
-/// A repeated SYN-ACK is acknowledged with the TSval that the checkpoint knows.
+/// A repeated SYN-ACK is known by the ISS, and acknowledged with the TSval, that the checkpoint has.
 #[test]
 fn the_checkpoint_tells_the_clients_timestamp() {
     let (lab, notebook, _) = lent();
-    for (is_imported, options) in [(true, " <TS val 1001 ecr 9001>"), (false, "")] {
+    for (is_imported, options) in [(true, " <TS val 1001 ecr 9000>"), (false, "")] {
         let mut next = lab.next_run(Instant::ZERO.after(Duration::from_secs(31_622_400)));
         next.adopt(&*notebook, kept(&notebook));
         if is_imported {

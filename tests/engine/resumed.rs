@@ -44,6 +44,47 @@ fn server_data(at: u32) -> Seg {
     seg(PSH, s(at)).ack(c(at)).ts(9100, 1001).data(b"x")
 }
 
+/// The server repeats its SYN-ACK after a stop or a crash: it is acknowledged as before. Another's is told what is expected, with
+/// the latest TSval that is known (RFC 7323 §4.3), never 0.
+#[test]
+fn a_syn_ack_that_is_repeated_after_a_restart_is_answered_as_before() {
+    for (past, second_syn) in [(CRASHED, false), (Past { is_exact: true, ..CRASHED }, true)] {
+        let mut lab = Lab::new();
+        let syn_ack = |lab: &Lab, iss| Seg { seq: iss, ..lab.server_syn_ack() };
+        lab.established();
+        lab.server(seg(PSH, s(1)).ack(c(1)).ts(9001, 1001).data(b"hello"));
+        let mut next = lab.next_run(Instant::ZERO.after(Duration::from_secs(31_622_400)));
+        assert_eq!(next.import(&lab, past), Restored { flows: 1, expired: 0, lost: 0 });
+        next.set_policy(|service, _| service.second_syn = second_syn);
+        next.skip();
+        let own = if second_syn { 0 } else { 9000 };
+        for (iss, echo) in [(SERVER_ISS, own), (s(77_777), 9001)] {
+            assert_eq!(next.server(syn_ack(&lab, iss)), Verdict::Consume);
+            let (at, ack) = (c(1), s(1));
+            next.expect(&[format!("server > . {at}:{at}(0) ack {ack} win 502 <TS val 1001 ecr {echo}>")]);
+            next.expect_counters(&[("inside.originated", 1)]);
+        }
+    }
+}
+
+/// A client whose SYN was repeated was given two cookies: what it echoes of the one that was not redeemed stands for the SYN-ACK,
+/// after a stop, too.
+#[test]
+fn the_servers_clock_survives_a_stop() {
+    let mut lab = Lab::new();
+    let cookie = lab.established();
+    lab.server(seg(0, s(1)).ack(c(1)).ts(9001, 1001));
+    let mut next = lab.next_run(Instant::ZERO.after(Duration::from_secs(31_622_400)));
+    next.import(&lab, Past { is_exact: true, ..CRASHED });
+    next.skip();
+    for (echo, told) in [(cookie.tsval.wrapping_add(1), 9001), (cookie.tsval.wrapping_add(2 << 21), 9000)] {
+        let ack = seg(0, c(1)).ack(as_client(cookie, s(1))).ts(1002, echo);
+        assert_eq!(next.client(ack), Verdict::Forward);
+        let (at, ack) = (c(1), s(1));
+        next.expect(&[format!("server > . {at}:{at}(0) ack {ack} win 502 <TS val 1002 ecr {told}>")]);
+    }
+}
+
 /// Three gigabytes on, what was noted before the crash seems to lie ahead.
 #[test]
 fn the_servers_first_segment_tells_where_both_ends_are() {

@@ -10,8 +10,6 @@ use synwall::engine::policy::Policy;
 use synwall::engine::{DropReason, Engine, Outbox, Shared, Side, Verdict};
 use synwall::time::Instant;
 use synwall::wire::buffer::FrameBuf;
-use synwall::wire::frame::{self, Parsed};
-use synwall::wire::tcp::Segment;
 
 use super::vector::{EndSpec, Ends, Secrets, Sent};
 
@@ -22,7 +20,6 @@ pub struct Bench {
     buffer: FrameBuf,
     out: Outbox,
     moved: BTreeMap<String, u64>,
-    clocks: BTreeMap<Vec<u8>, [u32; 2]>,
 }
 
 /// What the engine made of a frame.
@@ -54,7 +51,6 @@ impl Bench {
             buffer: FrameBuf::new(),
             out: Outbox::new(),
             moved: BTreeMap::new(),
-            clocks: BTreeMap::new(),
         };
         bench.moved = bench.counters();
         bench
@@ -69,7 +65,6 @@ impl Bench {
             out.push((side.peer(), self.buffer.bytes().to_vec()));
         }
         out.extend(self.out.frames().map(|(side, frame)| (side, frame.bytes().to_vec())));
-        self.note_clock(side, frame, verdict);
         Outcome { verdict, out, moved: self.moved() }
     }
 
@@ -115,37 +110,10 @@ impl Bench {
                 found = Some(flow);
             }
         });
-        let clock = self.clocks.get(&name(client, server)).copied().unwrap_or_default();
         found.map(|flow| {
-            let ends = Ends { client: end(&flow.client), server: end(&flow.server), clock };
+            let ends = Ends { client: end(&flow.client), server: end(&flow.server), clock: flow.clock };
             (flow, ends)
         })
-    }
-
-    /// Keeps the server's clock by the words of `engine::translate::ServerClock`, for the engine does not show its own.
-    fn note_clock(&mut self, side: Side, octets: &[u8], verdict: Verdict) {
-        let Parsed::Tcp(layout) = frame::parse(octets) else { return };
-        if side == Side::Client || matches!(verdict, Verdict::Drop(_)) {
-            return;
-        }
-        let segment = Segment::new(octets, layout);
-        let server = SocketAddr::new(layout.network.source(octets), segment.source_port());
-        let client = SocketAddr::new(layout.network.destination(octets), segment.destination_port());
-        let timestamps = segment.options().timestamps();
-        if verdict == Verdict::Consume {
-            // The SYN-ACK that opens it.
-            let tsval = timestamps.map_or(0, |(value, _)| value);
-            self.clocks.entry(name(client, server)).or_insert([tsval, 0]);
-            return;
-        }
-        let Some((value, _)) = timestamps else { return };
-        let Some([latest, reach]) = self.clocks.get_mut(&name(client, server)) else { return };
-        let (ahead, behind) = (value.wrapping_sub(*latest), latest.wrapping_sub(value));
-        let is_whole = layout.has_valid_tcp_checksum(octets) && layout.has_valid_ip_checksum(octets);
-        if (behind == 0 || behind >= REACH) && (ahead < LEAP || is_whole) {
-            *latest = value;
-            *reach = reach.saturating_add(ahead).min(REACH);
-        }
     }
 }
 
@@ -153,13 +121,6 @@ pub fn key(client: SocketAddr, server: SocketAddr) -> FlowKey {
     FlowKey::new(client.ip(), client.port(), server.ip(), server.port())
 }
 
-fn name(client: SocketAddr, server: SocketAddr) -> Vec<u8> {
-    format!("{client} {server}").into_bytes()
-}
-
 pub fn end(end: &SavedEnd) -> EndSpec {
     [end.next, end.acked, end.edge, end.max_window]
 }
-
-const REACH: u32 = 1 << 30;
-const LEAP: u32 = 1 << 16;

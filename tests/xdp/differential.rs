@@ -24,7 +24,12 @@ fn refresh(maker: &mut Maker, world: &mut World) {
     }
     let opened =
         if maker.random.one_in(4) { flows::open_direct(maker, world) } else { flows::open(maker, world) };
-    maker.flows.extend(opened);
+    for live in opened {
+        let list = if live.is_edited(world) { &mut maker.edited } else { &mut maker.flows };
+        list.push(live);
+    }
+    let excess = maker.edited.len().saturating_sub(FLOWS);
+    maker.edited.drain(..excess);
     let cookies: Vec<flows::Live> = (0..3).filter_map(|_| flows::challenged(maker, world)).collect();
     maker.cookies.extend(cookies);
     let excess = maker.pending.len().saturating_sub(FLOWS);

@@ -17,6 +17,8 @@ pub struct Maker {
     targets: &'static [&'static str],
     next_port: u16,
     pub flows: Vec<Live>,
+    /// Those whose segments the engine edits.
+    pub edited: Vec<Live>,
     /// Those that one end has ended.
     pub ending: Vec<Live>,
     /// Answered, and not yet returned.
@@ -27,8 +29,8 @@ pub struct Maker {
 
 impl Maker {
     pub fn new(seed: u64, targets: &'static [&'static str]) -> Maker {
-        let [flows, ending, cookies, pending] = [const { Vec::new() }; 4];
-        Maker { random: Random(seed), targets, next_port: 1024, flows, ending, cookies, pending }
+        let [flows, edited, ending, cookies, pending] = [const { Vec::new() }; 5];
+        Maker { random: Random(seed), targets, next_port: 1024, flows, edited, ending, cookies, pending }
     }
 
     /// A frame of any kind, by weight, and the number of its kind. Where there is nothing to aim at another kind comes.

@@ -5,6 +5,7 @@ use synwall::engine::Side;
 use crate::flows::{Live, Place};
 use crate::maker::Maker;
 use crate::packets::frames::*;
+use crate::packets::vector::EndSpec;
 use crate::world::World;
 
 impl Maker {
@@ -17,7 +18,7 @@ impl Maker {
 
     pub fn flow(&mut self, world: &World, side: Side) -> Option<(Side, Vec<u8>)> {
         let (live, place) = self.live(world)?;
-        Some((side, self.segment(&live, &place, side).frame(side)))
+        Some((side, self.marked(&live, &place, side)))
     }
 
     /// A segment that its receiver is likely to take.
@@ -95,12 +96,44 @@ impl Maker {
         let side = Side::ALL[self.random.below(2)];
         let mut seg = self.segment(&live, &place, side);
         let far = self.random.pick(&[66_000, 65_536 << 14, 0x4000_0000, 0x8000_0000, 0xf000_0000]);
-        if self.random.one_in(2) {
-            seg.seq = seg.seq.wrapping_add(far)
-        } else {
-            seg.ack = seg.ack.wrapping_add(far)
+        match self.random.below(4) {
+            0 => seg.seq = seg.seq.wrapping_add(far),
+            1 => seg.ack = seg.ack.wrapping_add(far),
+            _ => self.to_the_limit(&mut seg, &place, side),
         }
         Some((side, seg.frame(side)))
+    }
+
+    /// Moves a number to the last that crosses, or to the first that does not.
+    fn to_the_limit(&mut self, seg: &mut Seg, place: &Place, side: Side) {
+        let (sender, receiver) = match side {
+            Side::Client => (place.ends.client, place.ends.server),
+            Side::Server => (place.ends.server, place.ends.client),
+        };
+        let oldest =
+            |[_, acked, _, max_window]: EndSpec| acked.wrapping_sub(max_window).wrapping_sub(OLD_SEGMENT);
+        let beyond = self.random.below(2) as u32;
+        let delta = if side == Side::Client { place.delta } else { 0 };
+        match self.random.below(3) {
+            0 => seg.seq = receiver[2].wrapping_add(1).wrapping_add(beyond),
+            1 => seg.seq = oldest(receiver).wrapping_sub(beyond).wrapping_sub(seg.payload.len() as u32),
+            _ => seg.ack = oldest(sender).wrapping_sub(beyond).wrapping_sub(delta),
+        }
+    }
+
+    /// A segment of a flow whose segments the engine edits: it erases what the server does not do.
+    pub fn edited(&mut self, world: &World) -> Option<(Side, Vec<u8>)> {
+        let live = self.edited.get(self.random.below(self.edited.len().max(1)))?.clone();
+        let place = live.place(world)?;
+        let side = Side::ALL[self.random.below(2)];
+        Some((side, self.marked(&live, &place, side)))
+    }
+
+    /// A segment in a packet with any of the four marks of ECN.
+    fn marked(&mut self, live: &Live, place: &Place, side: Side) -> Vec<u8> {
+        let mut frame = self.segment(live, place, side).frame(side);
+        mark_as(&mut frame, self.random.octet() & 3);
+        frame
     }
 
     pub fn end(&mut self, world: &World) -> Option<(Side, Vec<u8>)> {
@@ -123,3 +156,6 @@ impl Maker {
         Some((side, seg.frame(side)))
     }
 }
+
+/// Beside the window: as `engine::flow` has it.
+const OLD_SEGMENT: u32 = 132_000;

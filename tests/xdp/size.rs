@@ -70,8 +70,7 @@ fn number_behind(text: &str, name: &str) -> u32 {
 /// A packet of each kind, and what becomes of it.
 fn packets(world: &mut World) -> Vec<(&'static str, Side, Vec<u8>, Action)> {
     let mut maker = Maker::new(3, &FEW_TARGETS[..1]);
-    let live = std::iter::repeat_with(|| flows::open(&mut maker, world))
-        .flatten()
+    let live = std::iter::repeat_with(|| flows::open_plain(&mut maker, world))
         .find(|live| live.told.1 != 0)
         .unwrap();
     let place = live.place(world).unwrap();

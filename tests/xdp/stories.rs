@@ -8,7 +8,7 @@ use synwall::engine::fast::FastPath;
 use synwall::engine::policy::{Policy, ServiceId};
 use synwall::engine::{DropReason, Side, Verdict};
 
-use crate::flows::{challenged, open, tell};
+use crate::flows::{challenged, open_plain, tell};
 use crate::kinds::FEW_TARGETS;
 use crate::maker::Maker;
 use crate::packets::bench::Bench;
@@ -156,7 +156,7 @@ fn cookies_of_two_epochs_are_checked() {
 fn flows_outlive_their_service() {
     let mut world = World::new(FEW, &[]);
     let mut maker = Maker::new(8, &FEW_TARGETS[..1]);
-    let live = open(&mut maker, &mut world).expect("the SYN is answered");
+    let live = open_plain(&mut maker, &mut world);
     let place = live.place(&world).unwrap();
     for bench in [&world.reference, &world.system] {
         let limits = bench.shared.policy().limits;

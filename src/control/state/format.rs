@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Numbers in network byte order. The digest is verified before anything else is looked at, so a file that was cut or
-//! changed is refused as a whole; lengths are still checked against what is there. It is about 130 octets a flow.
+//! changed is refused as a whole; lengths are still checked against what is there. It is about 140 octets a flow.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
@@ -99,7 +99,9 @@ impl Encoder {
         self.put(flow.key.server_port().to_be_bytes());
         self.put(flow.service.to_be_bytes());
         self.put(nanos(flow.idle));
-        for number in [flow.client_iss, flow.client_tsval.unwrap_or(0), flow.delta, flow.ts_delta] {
+        let [latest, reach] = flow.clock;
+        let tsval = flow.client_tsval.unwrap_or(0);
+        for number in [flow.client_iss, flow.server_iss, tsval, flow.delta, flow.ts_delta, latest, reach] {
             self.put(number.to_be_bytes());
         }
         self.put(flow.server_window);
@@ -215,7 +217,9 @@ impl<'f> Reader<'f> {
         };
         let (client_port, server_port) = (self.u16()?, self.u16()?);
         let (service, idle) = (self.u16()?, self.duration()?);
-        let (client_iss, tsval, delta, ts_delta) = (self.u32()?, self.u32()?, self.u32()?, self.u32()?);
+        let (client_iss, server_iss, tsval) = (self.u32()?, self.u32()?, self.u32()?);
+        let (delta, ts_delta) = (self.u32()?, self.u32()?);
+        let clock = [self.u32()?, self.u32()?];
         Some(SavedFlow {
             key: FlowKey::new(client, client_port, server, server_port),
             service,
@@ -223,9 +227,11 @@ impl<'f> Reader<'f> {
             state: more >> 4,
             is_direct: bit(flags, 1),
             client_iss,
+            server_iss,
             client_tsval: bit(flags, 4).then_some(tsval),
             delta,
             ts_delta,
+            clock,
             server_window: self.take()?,
             client_window: self.take()?,
             strips_sack: bit(flags, 2),
@@ -290,7 +296,7 @@ fn nanos(duration: Duration) -> [u8; 8] {
 }
 
 const MAGIC: [u8; 8] = *b"SYNWALL\0";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const DIGEST_LEN: usize = 32;
 const FIRST_CAPACITY: usize = 64 << 10;
 
@@ -314,9 +320,11 @@ mod tests {
             state: 4,
             is_direct: flag,
             client_iss: number,
+            server_iss: number + 4,
             client_tsval: flag.then_some(number + 1),
             delta: number + 2,
             ts_delta: number + 3,
+            clock: [number + 5, number + 6],
             server_window: [7, 14],
             client_window: [0, 1],
             strips_sack: !flag,
@@ -416,7 +424,7 @@ mod tests {
             let digest = blake3::hash(&body);
             Decoder::new(&[&body[..], digest.as_bytes()].concat()).unwrap_err()
         };
-        assert_eq!(signed(|body| body[11] = 2), Damage::Version(2));
+        assert_eq!(signed(|body| body[11] = 1), Damage::Version(1));
         assert_eq!(signed(|body| body[0] = b'X'), Damage::Digest);
         assert_eq!(signed(|body| body[12] = 2), Damage::Content);
         assert_eq!(signed(longer_link), Damage::Content, "a link header longer than any");

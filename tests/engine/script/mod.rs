@@ -106,6 +106,7 @@ scripts! {
     keep_alive_of_two_octets_does_not_open,
     keep_alive_opens,
     keep_alives,
+    late_ack,
     mss_absent,
     mss_absent_ipv6,
     mss_fine,
