@@ -298,14 +298,14 @@ impl Backend {
         FromClient::Settled(Verdict::Consume)
     }
 
-    /// Handles a server's segment; `empty` takes the place of the early data when the connection is open. `asks_again` if a
-    /// second SYN is to follow the first answer.
+    /// Handles a server's segment; `empty` takes the place of the early data when the connection is open. `is_old` if a SYN-ACK
+    /// of it answers what the server was told to forget; `asks_again` if a second SYN is to follow the first answer.
     pub(super) fn handle_server(
         &mut self,
         arrival: &Arrival<'_>,
         frame: &[u8],
         empty: EarlyData,
-        now: Instant,
+        is_old: bool,
         asks_again: impl FnOnce() -> bool,
     ) -> Answer {
         let flags = arrival.flags;
@@ -315,7 +315,7 @@ impl Backend {
         }
         self.handshake.note_way_of_server(arrival, frame);
         if let Some(first) = self.answer {
-            return self.answered_twice(first, arrival, frame, empty, now);
+            return self.answered_twice(first, arrival, frame, empty, is_old);
         }
         if flags.has(Flags::RST) {
             // Only a RST that acknowledges our SYN is an answer to it (RFC 9293 §3.10.7.3).
@@ -325,7 +325,7 @@ impl Backend {
                 Answer::Unexpected { resend: None, wants_reset: false }
             };
         }
-        if flags.has(Flags::SYN) && acknowledges_syn && self.is_still_under_way(arrival.seq, now) {
+        if flags.has(Flags::SYN) && acknowledges_syn && is_old {
             return Answer::Unexpected { resend: None, wants_reset: false };
         }
         if flags.has(Flags::SYN) && acknowledges_syn {
@@ -360,11 +360,11 @@ impl Backend {
         arrival: &Arrival<'_>,
         frame: &[u8],
         empty: EarlyData,
-        now: Instant,
+        is_old: bool,
     ) -> Answer {
         let is_second = arrival.flags.has(Flags::SYN);
         let is_answer = arrival.flags.has(Flags::ACK) && arrival.ack == self.handshake.client_iss.add(1);
-        if !is_answer || (is_second && self.is_still_under_way(arrival.seq, now)) {
+        if !is_answer || (is_second && is_old) {
             return Answer::Unexpected { resend: None, wants_reset: false };
         }
         let (said, echo) = match is_second {
@@ -387,7 +387,7 @@ impl Backend {
     /// Whether a SYN-ACK may be the one of before, which was on its way when the server was told to forget it, or whose server
     /// the RST has not reached: to acknowledge that would open what is about to end. Long after that it answers our SYN: the
     /// server chooses the same ISS for the same SYN, as one with cookies of its own may, or never got the RST.
-    fn is_still_under_way(&self, iss: SeqNumber, now: Instant) -> bool {
+    pub(super) fn is_still_under_way(&self, iss: SeqNumber, now: Instant) -> bool {
         self.handshake
             .forgotten
             .is_some_and(|before| before.iss == Some(iss) && now.since(before.told) < RESET_LIFE)
@@ -475,4 +475,4 @@ const MAX_RETRIES: u32 = 3;
 /// longer than the way between neighbours takes.
 pub(super) const RESET_SETTLES: Duration = Duration::from_millis(500);
 /// So long after that RST nothing of before is under way any more.
-const RESET_LIFE: Duration = Duration::from_secs(3);
+pub(super) const RESET_LIFE: Duration = Duration::from_secs(3);

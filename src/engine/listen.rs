@@ -4,7 +4,7 @@
 use core::net::IpAddr;
 use core::time::Duration;
 
-use super::backend::{Forgotten, Handshake, RESET_SETTLES, Subject};
+use super::backend::{Forgotten, Handshake, RESET_LIFE, RESET_SETTLES, Subject};
 use super::classify::{Arrival, screen, verify};
 use super::policy::{Service, ServiceId};
 use super::reply;
@@ -272,9 +272,16 @@ impl Step<'_> {
     }
 
     /// Notes that the server's answer to the client's SYN was reset, as one to which nothing here belongs: that RST would end what a
-    /// cookie of the same SYN opens.
-    pub(super) fn note_freed(&self, key: &FlowKey, client_iss: SeqNumber) {
+    /// cookie of the same SYN opens, and until it has come the server may repeat that answer.
+    pub(super) fn note_freed(&self, key: &FlowKey, client_iss: SeqNumber, server_iss: SeqNumber) {
         self.shared.spent.insert((key, client_iss, FREED), self.now, RESET_SETTLES);
+        self.shared.spent.insert((key, client_iss, server_iss, FREED), self.now, RESET_LIFE);
+    }
+
+    /// Whether a server's SYN-ACK is one that was reset when nothing belonged to it.
+    pub(super) fn was_freed_of_late(&self, arrival: &Arrival<'_>) -> bool {
+        let item = (&arrival.key, arrival.ack.sub(1), arrival.seq, FREED);
+        arrival.flags.has(Flags::SYN) && self.shared.spent.contains(item, self.now, RESET_LIFE)
     }
 
     fn freed_of_late(&self, key: &FlowKey, client_iss: SeqNumber) -> Option<Forgotten> {

@@ -493,7 +493,7 @@ impl<'a> Step<'a> {
             arrival.flags.has(Flags::SYN) || (arrival.flags.has(Flags::ACK) && arrival.service.reset_unknown);
         if is_stray && !arrival.flags.has(Flags::RST) && verify(arrival, frame).is_ok() {
             if arrival.flags.has(Flags::SYN) {
-                self.note_freed(&arrival.key, arrival.ack.sub(1));
+                self.note_freed(&arrival.key, arrival.ack.sub(1), arrival.seq);
             }
             self.reset_unknown(Side::Server, arrival, frame);
         } else if self.is_graced_server(arrival, frame) {

@@ -162,16 +162,13 @@ impl Step<'_> {
     pub(super) fn syn_sent_server(&mut self, arrival: &Arrival<'_>, frame: &[u8]) -> Option<Verdict> {
         let (pool, now) = (self.shared.early_data.clone(), self.now);
         let second_syns = &self.shared.service(arrival.id).second_syns;
+        let was_freed = self.was_freed_of_late(arrival);
         let asks_again = || arrival.service.second_syn && second_syns.are_worth_it();
         let answer = self.shared.half_open.with(&arrival.key, |entry| {
             let Phase::Backend(backend) = &mut entry.phase else { return None };
-            let answer = backend.handle_server(
-                arrival,
-                frame,
-                EarlyData::new(pool, arrival.id.index()),
-                now,
-                asks_again,
-            );
+            let is_old = was_freed || backend.is_still_under_way(arrival.seq, now);
+            let empty = EarlyData::new(pool, arrival.id.index());
+            let answer = backend.handle_server(arrival, frame, empty, is_old, asks_again);
             if matches!(answer, Answer::AskAgain(..)) {
                 entry.deadline = now.after(ANSWER_TIMEOUT);
             }

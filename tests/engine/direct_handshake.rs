@@ -324,6 +324,58 @@ fn cookie_is_not_redeemed_while_the_reset_of_a_late_answer_is_under_way() {
     assert!(out.len() == 1 && out[0].starts_with("server > S "), "{out:?}");
 }
 
+/// The RST of a late answer takes its time to the server, which repeats that answer meanwhile, behind either SYN of the cookie. To
+/// acknowledge it would open what is about to end.
+#[test]
+fn late_answer_that_comes_again_is_no_answer_to_the_syns_of_a_cookie() {
+    const UNEXPECTED: Verdict = Verdict::Drop(DropReason::UnexpectedAnswer);
+    for second_syn in [false, true] {
+        let mut lab = lab();
+        assert_eq!(lab.client(linux_syn()), Verdict::Forward);
+        lab.advance(Duration::from_millis(5_001));
+        lab.set_policy(|service, _| (service.mode, service.second_syn) = (Mode::Always, second_syn));
+        let cookie = lab.syn();
+        assert_eq!(lab.server(lab.server_syn_ack()), Verdict::Drop(DropReason::NoFlow));
+        assert_eq!(lab.client(lab.client_ack(cookie)), Verdict::Consume);
+        lab.advance(Duration::from_millis(510));
+        lab.skip();
+        let own = || Seg { seq: s(77_000), ..lab.server_syn_ack() };
+        let (old, own) = (lab.server_syn_ack(), own());
+        for _ in 0..2 {
+            assert_eq!(lab.server(old.clone()), UNEXPECTED);
+        }
+        lab.expect_nothing();
+        lab.expect_counters(&[("drop.unexpected_answer", 2)]);
+        assert_eq!(lab.server(own.clone()), Verdict::Consume);
+        let mut out = prints(&mut lab);
+        if second_syn {
+            assert!(out.len() == 1 && out[0].starts_with("server > S "), "{out:?}");
+            assert_eq!(lab.server(old), UNEXPECTED);
+            lab.expect_nothing();
+            assert_eq!(lab.server(own), Verdict::Consume);
+            out = prints(&mut lab);
+        }
+        let expected = format!("server > . {}:{}(0) ack {} ", c(1), c(1), s(77_001));
+        assert!(out.len() == 1 && out[0].starts_with(&expected), "{out:?}");
+    }
+}
+
+/// Three seconds after the RST the same answer is one: a server with cookies of its own has the same ISS for the same SYN.
+#[test]
+fn late_answer_long_after_its_reset_answers_the_syn_of_a_cookie() {
+    let mut lab = lab();
+    assert_eq!(lab.client(linux_syn()), Verdict::Forward);
+    lab.advance(Duration::from_millis(5_001));
+    lab.set_policy(|service, _| service.mode = Mode::Always);
+    let cookie = lab.syn();
+    lab.server(lab.server_syn_ack());
+    lab.client(lab.client_ack(cookie));
+    lab.advance(Duration::from_nanos(3_000_000_000 - 1));
+    assert_eq!(lab.server(lab.server_syn_ack()), Verdict::Drop(DropReason::UnexpectedAnswer));
+    lab.advance(Duration::from_nanos(1_000_001));
+    assert_eq!(lab.server(lab.server_syn_ack()), Verdict::Consume);
+}
+
 /// A window scale that a cookie rounds down: the server knows the exact one of the client's first SYN, which was let through,
 /// and sends as much as that allows.
 #[test]
