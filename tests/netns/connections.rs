@@ -1,6 +1,7 @@
 //! Ordinary TCP through synwall: short, long, bulky, in both directions and both families.
 
 use std::io::Write;
+use std::net::TcpStream;
 use std::thread;
 use std::time::Duration;
 
@@ -111,6 +112,33 @@ fn a_gibibyte_each_way(lab: &Lab) {
     }
 }
 
+/// FAULTS P7. Eight connections that carry data both ways at once, over both families, on all CPUs that there are.
+#[test]
+fn no_segment_of_a_clean_transfer_is_refused_for_its_numbers() {
+    for options in [&[][..], &["--mtu", "9000"], &["--offloads", "off"]] {
+        let lab = Lab::protected(options);
+        let both_ways = |stream: &TcpStream| {
+            thread::scope(|scope| {
+                let sent = scope.spawn(|| send_hashed(stream, EACH_WAY).unwrap());
+                (receive_hashed(stream).unwrap(), sent.join().unwrap())
+            })
+        };
+        let ports = (8000..8004).flat_map(|port| SERVER.map(|host| address(host, port)));
+        let connections: Vec<_> = ports
+            .map(|server| {
+                let serving = serve(&lab, server, 1, move |stream| both_ways(&stream));
+                (serving, lab.spawn("client", move || both_ways(&open(server).unwrap())))
+            })
+            .collect();
+        for (serving, client) in connections {
+            let ((len, came), sent) = client.join().unwrap();
+            let served = serving.join().unwrap().remove(0);
+            assert_eq!((served.0, served.1), ((len, sent), came), "{options:?}");
+        }
+        lab.assert_metrics(&[("synwall_cookie_valid_total", 8), ("synwall_dropped_total", 0)]);
+    }
+}
+
 #[test]
 fn ten_thousand_short_connections_all_succeed_and_leave_nothing() {
     let lab = Lab::protected(&[]);
@@ -131,4 +159,5 @@ fn ten_thousand_short_connections_all_succeed_and_leave_nothing() {
 
 const PAUSES: [Duration; 3] =
     [Duration::from_millis(10), Duration::from_millis(700), Duration::from_millis(2500)];
+const EACH_WAY: u64 = 32 << 20;
 const GIBIBYTE: u64 = 1 << 30;

@@ -24,7 +24,7 @@ fn refresh(maker: &mut Maker, world: &mut World) {
     }
     let opened =
         if maker.random.one_in(4) { flows::open_direct(maker, world) } else { flows::open(maker, world) };
-    for live in opened {
+    if let Some(live) = opened {
         let list = if live.is_edited(world) { &mut maker.edited } else { &mut maker.flows };
         list.push(live);
     }
