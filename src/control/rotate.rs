@@ -1,4 +1,8 @@
 //! Which key is in force when: epochs are counted from 1970, so that nodes with one master and right clocks agree.
+//!
+//! A clock that is set, forwards or backwards, changes the epoch in the middle of handshakes. The key that was in force until
+//! then stays valid beside the new one, as at any other change, so no cookie under way is lost. Where the parity, by which
+//! cookies name their key, is the same, the key in force stays for the rest of the new epoch.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -29,12 +33,16 @@ impl Rotation {
 
     /// Installs the keys for `unix`, the time since 1970, unless they are installed; returns the time until the next.
     ///
-    /// Whoever calls it at least every few seconds also follows a clock that is set, forwards or backwards.
+    /// A caller that calls it at least every few seconds also follows a clock that is set, forwards or backwards.
     pub fn turn(&mut self, shared: &Shared, clock: &MonotonicClock, unix: Duration) -> Duration {
         let epoch = number(unix, self.epoch);
-        if self.installed != Some(epoch) {
+        let ring = match self.installed {
+            None => Some(KeyRing::at(&self.master, epoch)),
+            Some(before) => KeyRing::following(&self.master, epoch, before),
+        };
+        if let Some(ring) = ring {
             let clock = WallClock { at: clock.now(), unix };
-            shared.set_keys(Keys { ring: KeyRing::at(&self.master, epoch), clock });
+            shared.set_keys(Keys { ring, clock });
             tracing::debug!(epoch, "cookie key rotated");
             self.installed = Some(epoch);
             *self.installed_at.lock().unwrap_or_else(PoisonError::into_inner) = unix;
@@ -65,15 +73,28 @@ mod tests {
         let clock = MonotonicClock::new();
         let mut rotation = Rotation::new(MasterKey::from_bytes([7; 32]), Duration::from_secs(32));
         let millis = Duration::from_millis;
-        for (unix, epoch, rest) in [
-            (millis(32_000), 1, millis(32_000)),
-            (millis(63_999), 1, millis(1)),
-            (millis(64_000), 2, millis(32_000)),
-            (millis(640_500), 20, millis(31_500)),
-            (millis(1_000), 0, millis(31_000)),
+        // Each with the epochs whose cookies are accepted: the one that was current before always is.
+        for (unix, epochs, rest) in [
+            (millis(32_000), [1, 0], millis(32_000)),
+            (millis(63_999), [1, 0], millis(1)),
+            (millis(64_000), [2, 1], millis(32_000)),
+            (millis(64_500), [2, 1], millis(31_500)),
+            // A second back, across the boundary, and on again.
+            (millis(63_500), [1, 2], millis(500)),
+            (millis(64_000), [2, 1], millis(32_000)),
+            // Far on: the parity is the same, and the key stays for the rest of that epoch.
+            (millis(640_500), [2, 1], millis(31_500)),
+            (millis(672_000), [21, 2], millis(32_000)),
+            (millis(704_000), [22, 21], millis(32_000)),
+            // Far back.
+            (millis(1_000), [22, 21], millis(31_000)),
+            (millis(32_000), [1, 22], millis(32_000)),
+            (millis(64_000), [2, 1], millis(32_000)),
         ] {
             assert_eq!(rotation.turn(&shared, &clock, unix), rest);
-            assert_eq!(shared.snapshot().key_epoch, Some(epoch));
+            let ring = &shared.keys().unwrap().ring;
+            assert_eq!(ring.epoch(), epochs[0], "at {unix:?}");
+            assert!((0..30).all(|epoch| ring.accepts(epoch) == epochs.contains(&epoch)), "at {unix:?}");
         }
     }
 }

@@ -43,14 +43,14 @@ impl fmt::Debug for MasterKey {
     }
 }
 
-/// The keys of the current epoch and of the one before it.
+/// The keys of the current epoch and of the one that was current before it.
 ///
 /// The parity of the epoch, which the cookie carries, picks the key: checking costs one hash, never two. A cookie of
 /// an older epoch meets the key of a newer one with the same parity and fails.
 pub struct KeyRing {
     epoch: u64,
     current: EpochKey,
-    previous: Option<EpochKey>,
+    previous: Option<(u64, EpochKey)>,
 }
 
 impl KeyRing {
@@ -59,8 +59,23 @@ impl KeyRing {
         KeyRing {
             epoch,
             current: master.epoch_key(epoch),
-            previous: epoch.checked_sub(1).map(|previous| master.epoch_key(previous)),
+            previous: epoch.checked_sub(1).map(|previous| (previous, master.epoch_key(previous))),
         }
+    }
+
+    /// The ring for `epoch` where `before` was current until now, be it an earlier epoch, or a later one after the clock was set:
+    /// cookies of both are accepted. `None` if the two have the same parity, which could not tell them apart.
+    pub fn following(master: &MasterKey, epoch: u64, before: u64) -> Option<KeyRing> {
+        (is_odd(epoch) != is_odd(before)).then(|| KeyRing {
+            epoch,
+            current: master.epoch_key(epoch),
+            previous: Some((before, master.epoch_key(before))),
+        })
+    }
+
+    /// Whether cookies of `epoch` are accepted.
+    pub fn accepts(&self, epoch: u64) -> bool {
+        self.epoch == epoch || self.previous.as_ref().is_some_and(|(previous, _)| *previous == epoch)
     }
 
     /// The current epoch.
@@ -84,7 +99,7 @@ impl KeyRing {
         if is_odd(self.epoch) == odd {
             return Some((self.epoch, &self.current));
         }
-        Some((self.epoch.wrapping_sub(1), self.previous.as_ref()?))
+        self.previous.as_ref().map(|(previous, key)| (*previous, key))
     }
 }
 
@@ -156,6 +171,23 @@ mod tests {
         assert_eq!(epochs(1), [key(0), key(1)]);
         assert_eq!(epochs(2), [key(2), key(1)]);
         assert_eq!(epochs(u64::MAX), [key(u64::MAX - 1), key(u64::MAX)]);
+    }
+
+    #[test]
+    fn a_ring_that_follows_another_holds_what_was_current_unless_the_parity_is_the_same() {
+        let master = MasterKey::from_bytes([3; 32]);
+        let key = |epoch| (epoch, *master.epoch_key(epoch).0);
+        for (epoch, before) in [(8, 7), (7, 8), (40_001, 8), (8, 40_001), (0, 1), (u64::MAX, 0)] {
+            let ring = KeyRing::following(&master, epoch, before).unwrap();
+            let held = |of: u64| ring.with_parity(of & 1 == 1).map(|(epoch, key)| (epoch, *key.0));
+            assert_eq!(
+                (ring.epoch(), held(epoch), held(before)),
+                (epoch, Some(key(epoch)), Some(key(before)))
+            );
+            assert!(ring.accepts(epoch) && ring.accepts(before) && !ring.accepts(epoch ^ 2));
+        }
+        assert!(KeyRing::following(&master, 8, 6).is_none() && KeyRing::following(&master, 8, 8).is_none());
+        assert!(KeyRing::at(&master, 8).accepts(7) && !KeyRing::at(&master, 8).accepts(9));
     }
 
     #[test]
