@@ -43,6 +43,7 @@ pub(super) fn resume(
     clock: &MonotonicClock,
     fast: &Fast,
 ) {
+    shared.expect_answers(clock.now(), |_| true);
     let adopted = fast.adopt(engine, clock);
     let found = state.map(|state| state.restore(engine, clock.now(), unix_time(), fast.was_there()));
     if let Some(Restored { flows, expired, lost }) = adopted {

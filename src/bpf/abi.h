@@ -10,7 +10,7 @@
 #define SYNWALL_ABI_H
 
 /* Raised with every change below: pinned maps of another version are drained, not adopted. */
-#define ABI_VERSION 4
+#define ABI_VERSION 5
 
 #define MAX_SERVICES 256
 /* One row more than services: what belongs to none. */
@@ -153,7 +153,9 @@ struct service {
 struct budget {
 	__u64 synack;
 	__u64 reset;
-	__u64 padding[6];
+	/* In row NO_SERVICE, for all services: see take_watched. */
+	__u64 watched;
+	__u64 padding[5];
 };
 
 /*
@@ -162,6 +164,19 @@ struct budget {
  */
 #define SOURCE_BLOCKS 8192
 #define SOURCE_CELLS 8
+
+/*
+ * Map `known`, of __u64, for an element of an array takes no less: clients that completed a handshake lately, as table/known.rs
+ * has it: a tag of 16 bits, and 16 of when, in units of 2^KNOWN_UNIT_LOG2 nanoseconds. Written by user space only.
+ */
+#define KNOWN_BLOCKS 4096
+#define KNOWN_BLOCK 256
+#define KNOWN_UNIT_LOG2 32
+/* For so many units a client is known: an hour. */
+#define KNOWN_LIFE 838
+/* What is hashed of a client: its site (IPv4 /24, IPv6 /48), and its address. */
+#define KNOWN_SITE (1 << 18)
+#define KNOWN_CLIENT (1 << 19)
 
 /*
  * Map `areas`: protected prefixes, the longest first; and map `area_trie`, of struct prefix_key to __u32, the index in

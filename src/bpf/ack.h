@@ -59,7 +59,8 @@ static __always_inline int meet(const struct settings *settings, const struct pa
 	rule = service->mode <= MODE_MONITOR ? 0 : find_rule(settings, p);
 	if (rule == RULE_DENY)
 		return DROPPED(DROP_DENIED);
-	if (is_pending(p))
+	/* What is only watched goes up within the same limit as its SYN. */
+	if (is_pending(p) && (service->mode > MODE_MONITOR || has_grace || take_watched(now_in_nanos(p))))
 		return IS_WANTED;
 	*crosses = service->mode <= MODE_MONITOR || rule == RULE_ALLOW;
 	if (*crosses && !has_grace)

@@ -12,6 +12,8 @@
 #define BURST 1000000000ULL
 /* Other CPUs get in between: so often a budget is asked again. */
 #define MOST_TRIES 8
+/* Nanoseconds, see take_watched. */
+#define WATCHED_INTERVAL 50000ULL
 
 /* The cell at `now`: no credit for the past, and none of a future that the clock has left. */
 static __always_inline __u64 settled(__u64 empty_at, __u64 now, __u64 burst)
@@ -84,18 +86,15 @@ static __always_inline bool take_synack(const struct service *service, struct se
 }
 
 /*
- * Takes a frame out of the budget of its source prefix, at `interval` nanoseconds each: a sketch, refused only if both cells
- * are spent. Two CPUs at once may count one event for two: a budget is a bound, not a ledger.
+ * Takes a frame out of the budget that is named by this hash, at `interval` nanoseconds each: a sketch, refused only if both
+ * cells are spent. Two CPUs at once may count one event for two: a budget is a bound, not a ledger. A function of its own for the
+ * reason that walk_options is.
  */
-static __always_inline bool take_source(const struct settings *settings, const struct packet *p, __u32 what,
-					__u64 interval, __u64 now)
+__noinline int take_cells(__u64 hash, __u64 interval, __u64 now)
 {
-	__u64 hash, after, one, other, *first, *second;
+	__u64 after, one, other, *first, *second;
 	__u32 block, cell, place;
 
-	if (!interval)
-		return true;
-	hash = hash_source(settings, p, what);
 	block = hash % SOURCE_BLOCKS * SOURCE_CELLS;
 	cell = hash >> 32;
 	place = block + cell % SOURCE_CELLS;
@@ -114,6 +113,47 @@ static __always_inline bool take_source(const struct settings *settings, const s
 	*first = one > after ? one : after;
 	*second = other > after ? other : after;
 	return true;
+}
+
+/* Takes a frame out of the budget of its source prefix and what it is for. */
+static __always_inline bool take_source(const struct settings *settings, const struct packet *p, __u32 what,
+					__u64 interval, __u64 now)
+{
+	return !interval || take_cells(hash_source(settings, p, what), interval, now);
+}
+
+/* Whether the client completed a handshake lately. */
+static __always_inline bool is_known(const struct settings *settings, const struct packet *p, __u64 now)
+{
+	__u64 own = hash_client(settings, p, KNOWN_CLIENT), site = hash_site(settings, p);
+	__u32 in_block = p->is_v6 ? own : bpf_ntohl(p->client[3]);
+	__u32 place = site % KNOWN_BLOCKS * KNOWN_BLOCK + ((in_block ^ site >> 56) & (KNOWN_BLOCK - 1));
+	const __u64 *cell = bpf_map_lookup_elem(&known, &place);
+
+	return cell && *cell >> 16 == (own >> 48 | 1) &&
+	       (__u16)((now >> KNOWN_UNIT_LOG2) - *cell) < KNOWN_LIFE;
+}
+
+/* Takes a SYN out of the budget of its address's own, which only a client that is known has. */
+static __always_inline bool take_own_share(const struct settings *settings, const struct packet *p,
+					   const struct service *service, __u64 now)
+{
+	if (!is_known(settings, p, now))
+		return false;
+	return !service->source_interval ||
+	       take_cells(hash_client(settings, p, p->service), service->source_interval, now);
+}
+
+/*
+ * Takes a SYN that the engine is to see although it crosses whatever happens, of 20,000 a second: more would drown it, and push out
+ * the marks of others' connections.
+ */
+static __always_inline bool take_watched(__u64 now)
+{
+	__u32 all = NO_SERVICE;
+	struct budget *budget = bpf_map_lookup_elem(&budgets, &all);
+
+	return budget && take(&budget->watched, now, WATCHED_INTERVAL);
 }
 
 /* Takes the second look at a probe. */

@@ -70,4 +70,25 @@ static __always_inline __u64 hash_source(const struct settings *settings, const 
 	return hash_mix(settings, hash_pair(settings, 0, prefix[0], prefix[1]) + hash_pair(settings, 2, what, 0));
 }
 
+/* The hash of the client's address and what it is asked for. */
+static __always_inline __u64 hash_client(const struct settings *settings, const struct packet *p, __u32 what)
+{
+	const __u32 *from = p->client;
+
+	return hash_mix(settings, hash_pair(settings, 0, from[0], from[1]) + hash_pair(settings, 2, from[2], from[3]) +
+					  hash_pair(settings, 4, what, 0));
+}
+
+/* The hash of the client's site: IPv4 /24 or IPv6 /48. */
+static __always_inline __u64 hash_site(const struct settings *settings, const struct packet *p)
+{
+	__u32 prefix[2];
+
+	prefix_of(p, prefix);
+	if (p->is_v6)
+		prefix[1] &= bpf_htonl(0xffff0000);
+	return hash_mix(settings,
+			hash_pair(settings, 0, prefix[0], prefix[1]) + hash_pair(settings, 2, KNOWN_SITE, 0));
+}
+
 #endif

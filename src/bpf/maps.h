@@ -25,6 +25,8 @@ ARRAY_MAP(services, SERVICE_ROWS, struct service, BPF_F_MMAPABLE);
 ARRAY_MAP(budgets, SERVICE_ROWS, struct budget, 0);
 /* The budgets of source prefixes. Mapped by nobody, but what can be begins at the begin of a line of memory. */
 ARRAY_MAP(source_budgets, SOURCE_BLOCKS * SOURCE_CELLS, __u64, BPF_F_MMAPABLE);
+/* Clients that completed a handshake lately. */
+ARRAY_MAP(known, KNOWN_BLOCKS * KNOWN_BLOCK, __u64, BPF_F_MMAPABLE);
 /* Protected prefixes. */
 ARRAY_MAP(areas, 1, struct area, BPF_F_MMAPABLE);
 /* The service of each port of each area. */

@@ -18,11 +18,10 @@ static __always_inline int handle_server(const struct settings *settings, struct
 	service = find_service(settings, p);
 	if (!service || (service->mode == MODE_OFF && !(service->flags & SERVICE_GRACE)))
 		return CROSSES;
-	if (p->flags & FLAG_SYN)
-		return mark_pending(settings, p);
-	if (service->mode <= MODE_MONITOR && !is_pending(p))
+	/* What answers a SYN that was not watched is not watched either. */
+	if (service->mode <= MODE_MONITOR && (p->flags & (FLAG_SYN | FLAG_ACK)) != FLAG_SYN && !is_pending(p))
 		return CROSSES;
-	return GOES_UP;
+	return p->flags & FLAG_SYN ? mark_pending(settings, p) : GOES_UP;
 }
 
 #endif

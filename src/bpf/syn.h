@@ -119,7 +119,8 @@ static __always_inline int try_answer_syn(const struct settings *settings, const
 	read_options(p, &o);
 	if ((service->flags & SERVICE_REQUIRE_TIMESTAMPS) && !(o.has & HAS_TIMESTAMPS))
 		return DROPPED(DROP_TIMESTAMPS_REQUIRED);
-	if (!take_source(settings, p, p->service, service->source_interval, now))
+	if (!take_source(settings, p, p->service, service->source_interval, now) &&
+	    !take_own_share(settings, p, service, now))
 		return DROPPED(DROP_SOURCE_RATE_EXCEEDED);
 	if (!take_synack(service, row, p->service, now))
 		return DROPPED(DROP_SYN_RATE_EXCEEDED);
@@ -161,6 +162,35 @@ static __always_inline int challenge(const struct settings *settings, const stru
 	return verdict == CONTINUE ? try_answer_syn(settings, p, service, row, now) : verdict;
 }
 
+/*
+ * Has the engine watch a SYN that crosses whatever happens; beyond what it can see without harm to others the SYN is counted here.
+ * On the tuple of a flow it is the engine that knows whether that is over.
+ */
+static __always_inline int watch_opening(const struct settings *settings, struct packet *p,
+					 const struct service *service, struct service_counters *row)
+{
+	bool is_of_one = find_flow(settings, p) || ((service->flags & SERVICE_GRACE) && is_pending(p));
+
+	if (is_of_one || take_watched(now_in_nanos(p))) {
+		mark_pending(settings, p);
+		return is_of_one ? IS_WANTED : GOES_UP;
+	}
+	row->syn_received++;
+	return CROSSES;
+}
+
+/* Has the engine see the SYN of a source that is allowed, see engine/let_off.rs: nothing else can challenge it. */
+static __always_inline int let_off(const struct settings *settings, const struct packet *p,
+				   const struct service *service, struct service_counters *row)
+{
+	__u64 now = now_in_nanos(p);
+
+	if (take_watched(now) || take_own_share(settings, p, service, now))
+		return mark_pending(settings, p);
+	row->syn_received++;
+	return DROPPED(DROP_SOURCE_RATE_EXCEEDED);
+}
+
 /* Handles a SYN without ACK from a client. */
 static __always_inline int handle_opening(const struct settings *settings, struct packet *p)
 {
@@ -182,12 +212,12 @@ static __always_inline int handle_opening(const struct settings *settings, struc
 		return CROSSES;
 	}
 	if (service->mode <= MODE_MONITOR)
-		return mark_pending(settings, p);
+		return watch_opening(settings, p, service, row);
 	rule = find_rule(settings, p);
 	if (rule == RULE_DENY)
 		return DROPPED(DROP_DENIED);
 	if (rule == RULE_ALLOW)
-		return mark_pending(settings, p);
+		return let_off(settings, p, service, row);
 	slot = find_flow(settings, p);
 	/* The server itself may have opened it, or this is its very SYN: see engine/mod.rs is_of_live_flow. */
 	if (slot && ((slot->flags & FLOW_DIRECT) || slot->client_iss == p->seq))

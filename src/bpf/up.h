@@ -32,13 +32,13 @@ static __always_inline bool take_own(__u64 *meter, __u64 now, __u64 interval)
 	return after;
 }
 
-/* Whether the operator wants the client's segments to cross whatever happens. */
-static __always_inline bool is_spared(const struct settings *settings, const struct packet *p)
+/* Whether the segments of the service's clients cross whatever happens. */
+static __always_inline bool is_spared(const struct packet *p)
 {
 	__u32 id = p->service;
 	const struct service *service = bpf_map_lookup_elem(&services, &id);
 
-	return !service || service->mode < MODE_ADAPTIVE || find_rule(settings, p) == RULE_ALLOW;
+	return !service || service->mode < MODE_ADAPTIVE;
 }
 
 /* Passes up what a client could send in millions, as long as it does not. */
@@ -46,12 +46,10 @@ static __always_inline int pass_wanted(const struct settings *settings, const st
 {
 	__u64 now = now_in_nanos(p);
 
-	if (is_spared(settings, p))
-		return GOES_UP;
 	if (take_source(settings, p, p->service | WANTED_OF_SOURCE, WANTED_SOURCE_INTERVAL, now) &&
 	    take_own(&p->port->wanted_meter, now, WANTED_INTERVAL))
 		return GOES_UP;
-	return DROPPED(DROP_SOURCE_RATE_EXCEEDED);
+	return is_spared(p) ? CROSSES : DROPPED(DROP_SOURCE_RATE_EXCEEDED);
 }
 
 /* Passes up what may concern a protected address, as long as it is not too much. */

@@ -149,8 +149,10 @@ impl InForce {
         let knows_all = (self.knows_all)();
         let before = self.shared.policy();
         self.shared.set_policy(overrides.over(config).policy_after(&before)?);
+        let is_new = |service: &_| !was_protected(&before, service);
+        self.shared.expect_answers(self.clock.now(), is_new);
         if knows_all {
-            self.shared.grant_grace(self.clock.now(), |service| !was_protected(&before, service));
+            self.shared.grant_grace(self.clock.now(), is_new);
         }
         (self.on_change)();
         Ok(())

@@ -133,8 +133,10 @@ pub(super) enum Timeout {
     Complete(Completion),
     /// The SYN that waited.
     Send(Handshake),
-    Resend(Handshake),
-    GiveUp(Handshake),
+    /// The SYN again; `is_late` if a server that is there would have answered by now.
+    Resend { handshake: Handshake, is_late: bool },
+    /// The end; `is_noted` if the handshake counts as failed already.
+    GiveUp { handshake: Handshake, is_noted: bool },
 }
 
 impl Handshake {
@@ -196,10 +198,16 @@ impl Backend {
             return (Timeout::Send(self.handshake), FIRST_TIMEOUT);
         }
         if self.retries >= MAX_RETRIES {
-            return (Timeout::GiveUp(self.handshake), Duration::ZERO);
+            return (self.give_up(), Duration::ZERO);
         }
         self.retries = self.retries.saturating_add(1);
-        (Timeout::Resend(self.handshake), FIRST_TIMEOUT.saturating_mul(1 << self.retries))
+        let next = FIRST_TIMEOUT.saturating_mul(1 << self.retries).min(LONGEST_TIMEOUT);
+        (Timeout::Resend { handshake: self.handshake, is_late: self.retries == LATE_RETRY }, next)
+    }
+
+    /// The server is asked no more.
+    pub(super) fn give_up(&self) -> Timeout {
+        Timeout::GiveUp { handshake: self.handshake, is_noted: self.retries >= LATE_RETRY }
     }
 
     /// Handles a client's segment; of early data so much is kept as there is `room` for.
@@ -467,9 +475,13 @@ fn drop_for(reason: DropReason) -> FromClient {
     FromClient::Settled(Verdict::Drop(reason))
 }
 
-/// The SYN goes out again after 1, 2 and 4 s (RFC 6298 §2, §5.5), and 8 s later the client is told.
+/// The SYN goes out again after 1, 2, 4 s and so on (RFC 6298 §2, §5.5), for three minutes (RFC 9293 §3.8.3, MUST-23): a server
+/// whose accept queue is full drops SYNs until there is room. Less long where places are scarce: see `patience`.
 pub(super) const FIRST_TIMEOUT: Duration = Duration::from_secs(1);
-const MAX_RETRIES: u32 = 3;
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(64);
+const MAX_RETRIES: u32 = 7;
+/// With this one, after 15 s, the handshake counts as failed.
+const LATE_RETRY: u32 = 4;
 
 /// For so long after a RST that freed the server's slot no SYN follows it, or it could overtake the RST and be ended by it: much
 /// longer than the way between neighbours takes.

@@ -104,7 +104,7 @@ impl Step<'_> {
             phase: Phase::Direct(direct),
         };
         let is_armed = self.now < entry.armed_for && entry.armed_for <= deadline;
-        self.shared.half_open.admit(arrival.key, entry, self.half_open_caps(arrival))?;
+        self.shared.half_open.admit(arrival.key, entry, self.half_open_caps(arrival.id, is_watched))?;
         if is_counted {
             self.count_passed(arrival);
         }

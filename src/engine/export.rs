@@ -203,10 +203,12 @@ impl Step<'_> {
         }
         flow.armed_for = Instant::ZERO;
         flow.is_watched = self.is_only_watched(service, &flow);
+        let seen = flow.last_seen;
         match self.admit_flow_within(saved.key, flow, self.restored_caps()) {
             Ok(()) => {
                 restored.flows = restored.flows.saturating_add(1);
                 self.counters(service).flows_restored.add(1);
+                self.note_known(saved.key.client(), seen);
                 self.arm_flow(saved.key, deadline);
             }
             Err(Refused::Exists | Refused::Full | Refused::ShareFull) => {

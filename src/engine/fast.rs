@@ -39,6 +39,9 @@ pub trait FastPath: Send + Sync {
     /// Has SYNs to a server's port passed up for `life`, since it refused: those of the prefix of `client`, or all.
     fn note_refusal(&self, server: (IpAddr, u16), client: Option<IpAddr>, life: Duration);
 
+    /// Notes that a client completed a handshake, or went on with a connection, `ago`.
+    fn note_known(&self, client: IpAddr, ago: Duration);
+
     /// Has a service's SYNs challenged, or no longer.
     fn press(&self, service: ServiceId, is_pressed: bool);
 
@@ -153,12 +156,12 @@ impl Shared {
     /// What is promised in the name of each service of the policy, in the order of their ids.
     pub fn promises(&self, now: Instant) -> Vec<Promises> {
         let policy = self.policy.load();
-        let epoch = self.keys.load().as_ref().map(|keys| keys.ring.epoch());
+        let keys = self.keys.load();
         let promises = |(service, state): (&Service, &ServiceState)| Promises {
             server: state.options(service),
             wscale: [state.promised_wscale(0), state.promised_wscale(1)],
             has_grace: state.grace.is_in_force(now)
-                || epoch.is_some_and(|epoch| state.expects_cookies(epoch)),
+                || keys.as_ref().is_some_and(|keys| state.expects_cookies(&keys.ring)),
         };
         policy.services().iter().zip(&self.services).map(promises).collect()
     }

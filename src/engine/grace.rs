@@ -15,10 +15,11 @@ use core::num::NonZeroU32;
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 
-use super::classify::Arrival;
+use super::classify::{Arrival, Stance, verify};
 use super::flow::{Flow, FlowState};
 use super::note::Beginning;
 use super::policy::Service;
+use super::syn_received::HOLD;
 use super::verdict::{DropReason, Side};
 use super::{Shared, Step};
 use crate::table::budget::{Budget, Rate};
@@ -30,6 +31,8 @@ use crate::wire::tcp::Flags;
 pub(super) struct Grace {
     /// In nanoseconds; 0 for none.
     until: AtomicU64,
+    /// Until then a server may answer a SYN of before.
+    answers_until: AtomicU64,
     strangers: Budget,
 }
 
@@ -41,6 +44,7 @@ impl Grace {
     /// Ends it.
     pub(super) fn end(&self) {
         self.until.store(0, Ordering::Relaxed);
+        self.answers_until.store(0, Ordering::Relaxed);
     }
 
     pub(super) fn is_in_force(&self, now: Instant) -> bool {
@@ -60,6 +64,16 @@ impl Shared {
             if service.mode.protects() && is_new(service) {
                 state.grace.grant(now, policy.limits.startup_grace);
             }
+        }
+    }
+
+    /// Expects that servers of the services that `is_new` names answer SYNs that were let through before now, and of which nothing
+    /// is known.
+    pub fn expect_answers(&self, now: Instant, is_new: impl Fn(&Service) -> bool) {
+        let policy = self.policy.load();
+        for (_, state) in policy.services().iter().zip(&self.services).filter(|(service, _)| is_new(service))
+        {
+            state.grace.answers_until.store(now.after(HOLD).as_nanos(), Ordering::Relaxed);
         }
     }
 
@@ -87,6 +101,23 @@ impl Step<'_> {
         passes
     }
 
+    /// Whether a SYN-ACK of no known connection answers a SYN that was let through before a restart: it passes, and makes a
+    /// direct flow, or its client would hang. One to a client that was sent a cookie does no harm: it knows another ISS, says so
+    /// by an ACK (RFC 5961 §4.2), and the first of its segments returns the cookie.
+    pub(super) fn answers_an_earlier_syn(&mut self, arrival: &Arrival<'_>, frame: &[u8]) -> bool {
+        let state = self.shared.service(arrival.id);
+        let is_expected = arrival.flags.has(Flags::SYN.with(Flags::ACK))
+            && !arrival.flags.has(Flags::RST)
+            && arrival.stance == Stance::Admit
+            && !state.pressure.is_on()
+            && self.now.as_nanos() < state.grace.answers_until.load(Ordering::Relaxed);
+        let passes = is_expected && verify(arrival, frame).is_ok() && self.take_up(arrival, frame);
+        if passes {
+            self.note_cookie_of(&arrival.key, arrival.ack.sub(1));
+        }
+        passes
+    }
+
     /// Whether a server's segment of no known connection passes. One that is no RST makes a direct flow, unless such flows
     /// have half of the table: the rest is for clients that return their cookies.
     pub(super) fn is_graced_server(&mut self, arrival: &Arrival<'_>, frame: &[u8]) -> bool {
@@ -96,14 +127,21 @@ impl Step<'_> {
         if !(is_of_a_connection || is_reset) || !is_in_force() {
             return false;
         }
-        let share = self.policy.limits.max_flows / 2;
-        if !is_reset
-            && self.shared.direct_flows() < share as usize
-            && self.admit_direct(Side::Server, arrival, frame, &Beginning::of_server(arrival))
-        {
-            self.counters(arrival.id).grace_flows.add(1);
+        if !is_reset {
+            self.take_up(arrival, frame);
         }
         true
+    }
+
+    /// Makes a direct flow of what its server shows of a connection, if there is room; whether there was.
+    fn take_up(&mut self, arrival: &Arrival<'_>, frame: &[u8]) -> bool {
+        let share = self.policy.limits.max_flows / 2;
+        let is_admitted = self.shared.direct_flows() < share as usize
+            && self.admit_direct(Side::Server, arrival, frame, &Beginning::of_server(arrival));
+        if is_admitted {
+            self.counters(arrival.id).grace_flows.add(1);
+        }
+        is_admitted
     }
 }
 

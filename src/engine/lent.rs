@@ -208,6 +208,7 @@ impl Step<'_> {
         if removed.has_unknown_cookie() {
             self.spend(key, removed.client_iss, None);
         }
+        self.note_known(key.client(), removed.last_seen);
         Some(removed)
     }
 

@@ -129,14 +129,18 @@ impl Step<'_> {
         }
     }
 
-    /// Takes a SYN out of the budget of its source prefix.
+    /// Takes a SYN out of the budget of its source prefix, or of its address's own if a client completed a handshake from there
+    /// lately: whoever forges the rest of the prefix does not spend that.
     pub(super) fn take_syn(
         &self,
         id: ServiceId,
         service: &Service,
         client: IpAddr,
     ) -> Result<(), DropReason> {
-        match self.shared.syn_budgets.take(client, id.0, self.now, service.budgets.syn_per_source) {
+        let (budgets, rate, now) = (&self.shared.syn_budgets, service.budgets.syn_per_source, self.now);
+        let is_within = budgets.take(client, id.0, now, rate)
+            || (self.shared.known.contains(client, now) && budgets.take_own(client, id.0, now, rate));
+        match is_within {
             true => Ok(()),
             false => Err(DropReason::SourceRateExceeded),
         }

@@ -26,6 +26,7 @@ mod half_open;
 mod held;
 mod icmp;
 mod lent;
+mod let_off;
 pub mod list;
 mod listen;
 mod mtu;
@@ -60,6 +61,7 @@ use crate::table::budget::{Budget, PrefixBudgets};
 use crate::table::capped::CappedMap;
 use crate::table::early_data::EarlyDataPool;
 use crate::table::flow_key::TableHasher;
+use crate::table::known::Known;
 use crate::table::recent::RecentSet;
 use crate::table::ripe::Ripe;
 use crate::table::timers::Timers;
@@ -117,6 +119,8 @@ pub struct Shared {
     spent: RecentSet,
     /// Prefixes that completed a handshake lately.
     validated: RecentSet,
+    /// Clients that did, whose SYNs have budgets of their own.
+    known: Known,
     syn_budgets: PrefixBudgets,
     connection_budgets: PrefixBudgets,
     /// Of ICMP errors, by the prefix of the client whose connection they are about.
@@ -150,6 +154,7 @@ impl Shared {
             witnesses: Witnesses::new(hasher.clone(), WITNESSES_LOG2),
             spent: RecentSet::new(hasher.clone(), SPENT_LOG2),
             validated: RecentSet::new(hasher.clone(), VALIDATED_LOG2),
+            known: Known::new(hasher.clone()),
             syn_budgets: PrefixBudgets::new(hasher.clone()),
             connection_budgets: PrefixBudgets::new(hasher.clone()),
             icmp_budgets: PrefixBudgets::new(hasher),
@@ -395,6 +400,9 @@ impl<'a> Step<'a> {
             self.sight(Sighted::Syn, arrival, frame);
             self.feel(arrival);
         }
+        if let Err(reason) = self.limit_let_off(arrival, frame) {
+            return Verdict::Drop(reason);
+        }
         if self.is_of_live_flow(arrival) {
             // An old duplicate, or its client has rebooted and chose the same ISS: the server challenges the SYN (RFC 5961 §4), and
             // what the client answers decides. A cookie would be that of the connection itself.
@@ -487,6 +495,9 @@ impl<'a> Step<'a> {
             self.track_outgoing(arrival, frame);
             return Verdict::Forward;
         }
+        if self.answers_an_earlier_syn(arrival, frame) {
+            return Verdict::Forward;
+        }
         // It answers a SYN that its client has given up, or goes on with a connection of which nobody is left who could
         // tell it: free its slot (RFC 9293 §3.10.7.1).
         let is_stray =
@@ -504,12 +515,7 @@ impl<'a> Step<'a> {
 
     /// Whether clients of the service that are let through may have been sent cookies before that.
     fn expects_cookies(&self, arrival: &Arrival<'_>) -> bool {
-        self.keys.is_some_and(|keys| self.shared.service(arrival.id).expects_cookies(keys.ring.epoch()))
-    }
-
-    /// Whether the operator lets the source off: it is no sign of pressure either.
-    fn is_let_off(&self, arrival: &Arrival<'_>) -> bool {
-        arrival.stance == Stance::Watch && arrival.service.mode.protects()
+        self.keys.is_some_and(|keys| self.shared.service(arrival.id).expects_cookies(&keys.ring))
     }
 
     /// Drops a SYN that no client sends, unless the service is only watched.

@@ -19,6 +19,7 @@ use super::resume::Resuming;
 use super::syn_received::MAX_AHEAD;
 use super::translate::{Rescale, Translation};
 use super::verdict::Side;
+use crate::table::flow_key::FlowKey;
 use crate::time::Instant;
 use crate::wire::ethernet::LinkHeader;
 use crate::wire::seq::SeqNumber;
@@ -48,14 +49,17 @@ pub(super) struct Beginning {
 }
 
 impl Beginning {
-    /// The middle of a connection, as a segment of its server shows it. The scales are not known: the largest are assumed.
+    /// A connection as a segment of its server shows it, in its middle or its SYN-ACK. The scales are not known: the largest are
+    /// assumed.
     pub(super) fn of_server(arrival: &Arrival<'_>) -> Beginning {
         let scale = MAX_WINDOW_SCALE;
         let octets = |field: u16| u32::from(field).wrapping_shl(u32::from(scale));
+        let opens = arrival.flags.has(Flags::SYN);
+        let acked = if opens { arrival.seq.add(1) } else { arrival.seq };
         Beginning {
             client_iss: arrival.ack.sub(1),
-            server_iss: SeqNumber(0),
-            client: Reach { next: arrival.ack, acked: arrival.seq, window: octets(u16::MAX), scale },
+            server_iss: if opens { arrival.seq } else { SeqNumber(0) },
+            client: Reach { next: arrival.ack, acked, window: octets(u16::MAX), scale },
             server: Reach { next: arrival.end, acked: arrival.ack, window: octets(arrival.window), scale },
         }
     }
@@ -207,14 +211,18 @@ impl Step<'_> {
     /// next connection.
     pub(super) fn note_challenge(&self, arrival: &Arrival<'_>) {
         // The count answers for every SYN of a flood while no connection is let through.
-        if self.shared.direct_flows() == 0 {
-            return;
+        if self.shared.direct_flows() != 0 {
+            self.note_cookie_of(&arrival.key, arrival.seq);
         }
-        self.shared.flows.with(&arrival.key, |flow| {
+    }
+
+    /// Notes that the client may return a cookie with which its SYN of this ISS was answered.
+    pub(super) fn note_cookie_of(&self, key: &FlowKey, iss: SeqNumber) {
+        self.shared.flows.with(key, |flow| {
             if flow.is_direct {
-                flow.challenged = Some(arrival.seq);
+                flow.challenged = Some(iss);
                 if let Some(fast) = self.fast.filter(|_| flow.place != Place::Here) {
-                    fast.challenge(&arrival.key, arrival.seq.0);
+                    fast.challenge(key, iss.0);
                 }
             }
         });

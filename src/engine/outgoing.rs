@@ -88,7 +88,7 @@ impl Step<'_> {
             armed_for: Instant::ZERO,
             phase: Phase::Outgoing(Outgoing::new(arrival, frame)),
         };
-        let caps = self.half_open_caps(arrival);
+        let caps = self.half_open_caps(arrival.id, is_watched);
         // Half of the table, and of the service's part of it, is for those who call the servers.
         let caps = Caps { kind: caps.kind.div_ceil(2), group: caps.owner.div_ceil(2), ..caps };
         if self.shared.half_open.admit(arrival.key, entry, caps).is_ok() {

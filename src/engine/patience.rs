@@ -1,12 +1,12 @@
 //! How long a server's silence is borne while its clients hold places in the half-open table: for as long as a client would
-//! try while there is room, for less the fuller it is, the service's share of it, or the source's.
+//! try while there is room, for less the fuller it is, the service's share of it, or the source's, and where the operator says
+//! that a silent server refuses.
 //!
 //! A silent port and clients that prove to be there fill a table without a single forged segment. When it is full before
 //! their time is up, a newcomer takes the place of one whose server has let a timeout pass.
 
 use core::time::Duration;
 
-use super::backend::Timeout;
 use super::fullness::{Fill, HALF, NEARLY_FULL, TRIES};
 use super::half_open::{HalfOpen, Phase};
 use super::policy::{Policy, ServiceId};
@@ -17,11 +17,12 @@ use crate::table::prefix::widened;
 use crate::table::ripe::Ripe;
 
 /// Whether a server has been silent for too long, where it is as full as this.
-pub(super) fn is_over(fill: Fill, waited: Duration) -> bool {
-    fill.is_high() && waited >= fill.shrink(LONGEST, SHORTEST, [HALF, NEARLY_FULL])
+pub(super) fn is_over(fill: Fill, waited: Duration, refuses: bool) -> bool {
+    (refuses && waited >= LONGEST)
+        || fill.is_high() && waited >= fill.shrink(LONGEST, SHORTEST, [HALF, NEARLY_FULL])
 }
 
-/// From a half of the table on.
+/// From a half of the table on, and where silence counts as a refusal.
 const LONGEST: Duration = Duration::from_secs(15);
 /// Two copies of the SYN were lost, or the server does not answer: for one that is lost in a thousand this errs once in a
 /// billion.
@@ -64,13 +65,13 @@ impl Step<'_> {
             let Some(key) = offered.take() else { return };
             let found = self.shared.half_open.with(&key, |entry| match &entry.phase {
                 Phase::Backend(backend) if backend.is_unanswered() => {
-                    Some((entry.service, backend.handshake))
+                    Some((entry.service, backend.give_up()))
                 }
                 Phase::Backend(_) | Phase::Direct(_) | Phase::Outgoing(_) => None,
             });
-            if let Some(Some((service, handshake))) = found {
+            if let Some(Some((service, timeout))) = found {
                 self.counters(service).half_open_reclaimed.add(1);
-                self.syn_sent_timeout(&key, service, &Timeout::GiveUp(handshake));
+                self.syn_sent_timeout(&key, service, &timeout);
                 return;
             }
         }
@@ -83,10 +84,16 @@ mod tests {
 
     #[test]
     fn patience_ends_sooner_the_fuller_it_is() {
-        let is_over = |used, seconds| is_over(Fill::of(used, 1_000), Duration::from_secs(seconds));
+        let is_over = |used, seconds| is_over(Fill::of(used, 1_000), Duration::from_secs(seconds), false);
         assert!(!is_over(499, 1_000), "then the repeats of the SYN decide");
         assert!(is_over(500, 15) && !is_over(500, 14));
         assert!(is_over(700, 8) && !is_over(700, 7));
         assert!(is_over(1_000, 3) && !is_over(1_000, 2));
+    }
+
+    #[test]
+    fn a_server_whose_silence_is_a_refusal_has_15_s() {
+        let is_over = |seconds| is_over(Fill::of(0, 1_000), Duration::from_secs(seconds), true);
+        assert!(is_over(15) && !is_over(14));
     }
 }

@@ -6,6 +6,7 @@
 //! for a second and sent once more if the cookie has not come back. Spoofed sources get nothing from this: they have
 //! completed no handshake.
 
+use core::net::IpAddr;
 use core::time::Duration;
 use std::collections::VecDeque;
 
@@ -58,8 +59,17 @@ impl Repeats {
 }
 
 impl Step<'_> {
-    /// Notes that the prefix of a client has completed a handshake.
+    /// Notes that a client was there at `at`.
+    pub(super) fn note_known(&self, client: IpAddr, at: Instant) {
+        let is_news = self.shared.known.note(client, at, self.now);
+        if let Some(fast) = self.fast.filter(|_| is_news) {
+            fast.note_known(client, self.now.since(at));
+        }
+    }
+
+    /// Notes that a client, and its prefix, has completed a handshake.
     pub(super) fn remember_source(&self, arrival: &Arrival<'_>) {
+        self.note_known(arrival.key.client(), self.now);
         if arrival.service.server_speaks_first {
             self.shared.validated.insert(prefix::octets(arrival.key.client()), self.now, VALIDATED);
         }

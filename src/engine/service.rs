@@ -9,6 +9,7 @@ use super::pressure::Pressure;
 use super::refusals::Failing;
 use super::second_syn::SecondSyns;
 use super::servers::{LIFE, Learned};
+use crate::cookie::KeyRing;
 use crate::table::budget::Budget;
 use crate::table::ripe::Ripe;
 use crate::time::Instant;
@@ -33,9 +34,12 @@ pub(super) struct ServiceState {
     pub(super) synacks: Budget,
     pub(super) backend_syns: Budget,
     pub(super) resets: Budget,
+    /// Of SYNs that pass because their sources are allowed.
+    pub(super) let_off: Budget,
     pub(super) grace: Grace,
-    /// Cookies of epochs before this one may be under way although their clients are let through now; 0 for none.
-    redeems_before: AtomicU64,
+    /// Cookies of the epoch before this one, and of what was accepted beside it, may be under way although their clients are let
+    /// through now; 0 for none.
+    challenged_before: AtomicU64,
     pub(super) pressure: Pressure,
     /// Flows that may go when the service's share of the table is full.
     pub(super) ripe_flows: Ripe,
@@ -107,12 +111,13 @@ impl ServiceState {
 
     /// Notes in `epoch` that clients are let through from now on to whom cookies were sent before.
     pub(super) fn let_through(&self, epoch: u64) {
-        self.redeems_before.store(epoch.saturating_add(2), Ordering::Relaxed);
+        self.challenged_before.store(epoch.saturating_add(1), Ordering::Relaxed);
     }
 
-    /// Whether such a cookie may still come back in `epoch`: one of the epoch before is accepted.
-    pub(super) fn expects_cookies(&self, epoch: u64) -> bool {
-        epoch < self.redeems_before.load(Ordering::Relaxed)
+    /// Whether such a cookie may still come back: one that is accepted by what is on the ring.
+    pub(super) fn expects_cookies(&self, ring: &KeyRing) -> bool {
+        let epoch = self.challenged_before.load(Ordering::Relaxed).checked_sub(1);
+        epoch.is_some_and(|epoch| ring.accepts(epoch))
     }
 
     /// Forgets what was learned: the configuration speaks again.
@@ -125,7 +130,7 @@ impl ServiceState {
         self.unlearn();
         self.failing.end();
         self.grace.end();
-        self.redeems_before.store(0, Ordering::Relaxed);
+        self.challenged_before.store(0, Ordering::Relaxed);
         self.pressure.forget();
     }
 

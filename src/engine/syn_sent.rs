@@ -45,7 +45,7 @@ impl Step<'_> {
         self.make_room_for_a_half_open(arrival.id);
         let entry = self.backend_entry(arrival, handshake, first);
         let deadline = entry.deadline;
-        match self.shared.half_open.admit(arrival.key, entry, self.half_open_caps(arrival)) {
+        match self.shared.half_open.admit(arrival.key, entry, self.half_open_caps(arrival.id, false)) {
             Ok(()) => {}
             Err(Refused::Full) => return Err(DropReason::HalfOpenFull),
             Err(Refused::ShareFull) => return Err(DropReason::SourceShareFull),
@@ -70,7 +70,7 @@ impl Step<'_> {
         if !self.has_room_for_timers(false) {
             return Err(DropReason::HalfOpenFull);
         }
-        if !self.take_connection(arrival) {
+        if arrival.stance != Stance::Watch && !self.take_connection(arrival) {
             return Err(DropReason::SourceConnectionsExceeded);
         }
         let syns = &self.shared.service(arrival.id).backend_syns;
@@ -289,14 +289,23 @@ impl Step<'_> {
                 counters.backend_syn.add(1);
                 self.send_syn(key, handshake);
             }
-            Timeout::Resend(handshake) => {
+            Timeout::Resend { handshake, is_late } => {
+                if *is_late {
+                    self.note_failure(service, key.client());
+                }
                 counters.backend_syn_retransmitted.add(1);
+                if let Some(fast) = self.fast {
+                    // Its mark would not last as long.
+                    fast.mark_pending(key);
+                }
                 self.send_syn(key, handshake);
             }
-            Timeout::GiveUp(handshake) => {
+            Timeout::GiveUp { handshake, is_noted } => {
                 self.shared.half_open.remove_if(key, HalfOpen::is_backend);
                 self.reject(key, handshake);
-                self.note_failure(service, key.client());
+                if !is_noted {
+                    self.note_failure(service, key.client());
+                }
                 if self.policy.service(service).is_some_and(|service| service.refuse_silent) {
                     self.remember_refusal(key);
                 }
@@ -314,15 +323,15 @@ impl Step<'_> {
         Room { bound, owner: self.policy.early_data_cap(), all }
     }
 
-    /// How many half-open entries there may be, of `service` and in all.
-    pub(super) fn half_open_caps(&self, arrival: &Arrival<'_>) -> Caps {
+    /// How many half-open entries there may be, of the service and in all. Those that are only watched have a table of their own,
+    /// half as large, and leave half of the service's to what is challenged.
+    pub(super) fn half_open_caps(&self, service: ServiceId, is_watched: bool) -> Caps {
         let limits = &self.policy.limits;
-        let most = limits.max_half_open as usize;
+        let part = |most: usize| if is_watched { most.div_ceil(2) } else { most };
         Caps {
             all: usize::MAX,
-            // Those that are only watched have a table of their own, half as large.
-            kind: if arrival.stance == Stance::Watch { most.div_ceil(2) } else { most },
-            owner: self.policy.half_open_cap(arrival.id),
+            kind: part(limits.max_half_open as usize),
+            owner: part(self.policy.half_open_cap(service)),
             group: usize::MAX,
             share: limits.max_half_open_per_source as usize,
         }

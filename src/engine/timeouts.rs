@@ -171,10 +171,11 @@ impl Step<'_> {
 /// What is to be done about a half-open entry whose timer has come up.
 fn expire(policy: &Policy, shared: &Shared, key: &FlowKey, entry: &mut HalfOpen, now: Instant) -> Expiry {
     let fill = shared.half_open_fill(policy, key, entry);
-    let is_out_of_patience = patience::is_over(fill, now.since(entry.admitted));
+    let refuses = policy.service(entry.service).is_some_and(|service| service.refuse_silent);
+    let is_out_of_patience = patience::is_over(fill, now.since(entry.admitted), refuses);
     let expiry = match &mut entry.phase {
         Phase::Backend(backend) if is_out_of_patience && !backend.is_answered() => {
-            Expiry::Backend(entry.service, Timeout::GiveUp(backend.handshake))
+            Expiry::Backend(entry.service, backend.give_up())
         }
         _ if now < entry.deadline => Expiry::Nothing,
         Phase::Direct(direct) => {

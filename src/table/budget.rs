@@ -60,7 +60,12 @@ impl PrefixBudgets {
     ///
     /// Two workers at once may count one event for two: a budget is a bound, not a ledger.
     pub fn take(&self, address: IpAddr, what: u16, now: Instant, rate: Rate) -> bool {
-        self.take_on([rate], address, what, now)
+        self.take_on([rate], |_| prefix::places_at(&self.hasher, address, 0, what, ROW_LEN), now)
+    }
+
+    /// The same out of a budget of the address's own.
+    pub fn take_own(&self, address: IpAddr, what: u16, now: Instant, rate: Rate) -> bool {
+        self.take_on([rate], |_| prefix::places_of(&self.hasher, (address, what), ROW_LEN), now)
     }
 
     /// The same out of the budgets of the wider prefixes of IPv6, too, as [`prefix::widened`] has it: a /48 is one holder's. A /16
@@ -71,17 +76,22 @@ impl PrefixBudgets {
             return self.take(address, what, now, rate);
         }
         let rates = prefix::WIDENING.map(|by| rate.map(|rate| rate.saturating_mul(by)));
-        self.take_on(rates, address, what, now)
+        self.take_on(rates, |level| prefix::places_at(&self.hasher, address, level, what, ROW_LEN), now)
     }
 
     /// An event that is beyond one of the budgets is taken out of none.
-    fn take_on<const N: usize>(&self, rates: [Rate; N], address: IpAddr, what: u16, now: Instant) -> bool {
+    fn take_on<const N: usize>(
+        &self,
+        rates: [Rate; N],
+        places_at: impl Fn(usize) -> [usize; 2],
+        now: Instant,
+    ) -> bool {
         let now = now.as_nanos();
         let mut charges = [None; N];
         for (level, (charge, rate)) in charges.iter_mut().zip(rates).enumerate() {
             let Some(rate) = rate else { return true };
-            let places = prefix::places_at(&self.hasher, address, level, what, ROW_LEN);
-            let [Some(first), Some(second)] = places.map(|place| self.cells.get(place)) else { return true };
+            let cells = places_at(level).map(|place| self.cells.get(place));
+            let [Some(first), Some(second)] = cells else { return true };
             // A cell from beyond a clock's leap counts as unspent.
             let settled = |cell: &AtomicU64| settled(cell.load(Ordering::Relaxed), now, BURST_NANOS);
             let least = settled(first).min(settled(second));

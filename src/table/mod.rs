@@ -7,6 +7,7 @@ pub mod budget;
 pub mod capped;
 pub mod early_data;
 pub mod flow_key;
+pub mod known;
 pub mod prefix;
 pub mod recent;
 pub mod ripe;

@@ -1,7 +1,7 @@
 //! Source prefixes: what stands for one source, IPv4 /24 and IPv6 /64, since whoever has one address there has them all; and
 //! the wider ones of one holder, since whoever has a /48 has 65,536 of those.
 
-use core::hash::BuildHasher;
+use core::hash::{BuildHasher, Hash};
 use core::net::IpAddr;
 use core::num::NonZeroU32;
 
@@ -64,7 +64,12 @@ pub(super) fn places_at(
     what: u16,
     row_len: usize,
 ) -> [usize; 2] {
-    let hash = hasher.hash_one((octets_at(address, level), level, what));
+    places_of(hasher, (octets_at(address, level), level, what), row_len)
+}
+
+/// The same for whatever `of` is.
+pub(super) fn places_of(hasher: &TableHasher, of: impl Hash, row_len: usize) -> [usize; 2] {
+    let hash = hasher.hash_one(of);
     let mask = row_len.saturating_sub(1);
     [(hash as usize) & mask, row_len.saturating_add(((hash >> 32) as usize) & mask)]
 }

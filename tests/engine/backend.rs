@@ -55,11 +55,12 @@ fn syn_sent_reset_that_does_not_acknowledge_the_syn_is_dropped() {
     lab.expect_counters(&[("drop.unexpected_answer", 3)]);
 }
 
+/// Row 36.
 #[test]
-fn syn_sent_silence_repeats_the_syn_after_1_2_and_4_seconds_then_resets_the_client() {
+fn syn_sent_silence_repeats_the_syn_for_three_minutes_then_resets_the_client() {
     let mut lab = Lab::new();
     let cookie = lab.syn_sent();
-    for seconds in [1, 2, 4] {
+    for seconds in [1, 2, 4, 8, 16, 32, 64] {
         lab.advance(Duration::from_secs(seconds) - Duration::from_millis(1));
         lab.expect_nothing();
         lab.advance(Duration::from_millis(9));
@@ -68,9 +69,9 @@ fn syn_sent_silence_repeats_the_syn_after_1_2_and_4_seconds_then_resets_the_clie
         // The wheel ticks every 8 ms: take back what it was late.
         lab.now = synwall::time::Instant::from_nanos(lab.now.as_nanos() - 8_000_000);
     }
-    lab.advance(Duration::from_millis(7_999));
+    lab.advance(Duration::from_millis(63_999));
     lab.expect_nothing();
-    lab.advance(Duration::from_millis(33));
+    lab.advance(Duration::from_millis(65));
     lab.expect(&[reset_line(cookie)]);
     lab.expect_counters(&[
         ("backend_timeout", 1),

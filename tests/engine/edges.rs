@@ -19,8 +19,11 @@ fn syns_that_are_let_off_are_neither_shown_to_the_detector_nor_pressure() {
             service.activate_at = Threshold { half_open: 1_000, syn_rate: 100 };
         });
         lab.set_filter(&[], &["198.18.0.1"]);
-        for _ in 0..200 {
-            assert_eq!(lab.client(linux_syn()), Verdict::Forward);
+        for n in 0..200 {
+            // Beyond what passes they are challenged, if anything is.
+            let is_challenged = mode != Mode::Off && n >= 100;
+            let expected = if is_challenged { Verdict::Consume } else { Verdict::Forward };
+            assert_eq!(lab.client(linux_syn()), expected, "{mode:?}, {n}");
         }
         assert!(lab.shared.next_sighting().is_none(), "{mode:?}");
         assert!(!lab.snapshot().services[0].is_under_pressure, "{mode:?}");

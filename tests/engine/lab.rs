@@ -269,7 +269,11 @@ impl Lab {
     /// Replaces the filter.
     pub fn set_filter(&mut self, deny: &[&str], allow: &[&str]) {
         let prefixes = |texts: &[&str]| -> Vec<Prefix> {
-            texts.iter().map(|text| Prefix::host(text.parse().unwrap())).collect()
+            let parse = |text: &&str| match text.split_once('/') {
+                Some((address, len)) => Prefix::new(address.parse().unwrap(), len.parse().unwrap()).unwrap(),
+                None => Prefix::host(text.parse().unwrap()),
+            };
+            texts.iter().map(parse).collect()
         };
         let filter = Filter::new(&prefixes(deny), &prefixes(allow)).unwrap();
         self.shared.set_policy(Policy::clone(&self.shared.policy()).with_filter(filter));

@@ -24,6 +24,7 @@ pub(crate) struct Notebook {
     pub(crate) flows: Mutex<HashMap<FlowKey, FastFlow>>,
     pub(crate) pending: Mutex<Vec<FlowKey>>,
     refused: Mutex<Vec<Refusal>>,
+    known: Mutex<Vec<(IpAddr, Duration)>>,
     counts: Mutex<FastCounts>,
     is_pressed: AtomicBool,
     has_direct_flows: AtomicBool,
@@ -37,6 +38,7 @@ impl Default for Notebook {
             flows: Mutex::default(),
             pending: Mutex::default(),
             refused: Mutex::default(),
+            known: Mutex::default(),
             counts: Mutex::default(),
             is_pressed: AtomicBool::new(false),
             has_direct_flows: AtomicBool::new(false),
@@ -96,6 +98,10 @@ impl FastPath for Notebook {
 
     fn note_refusal(&self, (server, port): (IpAddr, u16), client: Option<IpAddr>, life: Duration) {
         self.refused.lock().unwrap().push((server, port, client, life));
+    }
+
+    fn note_known(&self, client: IpAddr, ago: Duration) {
+        self.known.lock().unwrap().push((client, ago));
     }
 
     fn press(&self, service: ServiceId, is_pressed: bool) {

@@ -345,16 +345,16 @@ fn nothing_is_repeated_to_a_client_that_answered_or_to_a_stranger() {
 fn a_repeat_stays_within_the_budget_of_syn_acks() {
     let mut lab = speaking();
     lab.established();
-    lab.set_policy(|service, _| service.budgets.syn_per_source = NonZeroU32::new(1));
+    lab.set_policy(|service, _| service.budgets.synack = NonZeroU32::new(1));
     lab.advance(Duration::from_secs(2));
     lab.skip();
     lab.client(linux_syn().port(50_000));
     lab.skip();
     lab.advance(Duration::from_millis(900));
     // Takes what would be there for the repeat.
-    lab.set_policy(|service, _| service.budgets.syn_per_source = NonZeroU32::new(2));
+    lab.set_policy(|service, _| service.budgets.synack = NonZeroU32::new(2));
     lab.client(linux_syn().port(50_001));
-    lab.set_policy(|service, _| service.budgets.syn_per_source = NonZeroU32::new(1));
+    lab.set_policy(|service, _| service.budgets.synack = NonZeroU32::new(1));
     lab.skip();
     lab.advance(Duration::from_millis(200));
     lab.expect_nothing();

@@ -19,6 +19,7 @@ mod direct;
 mod direct_handshake;
 mod early_data;
 mod edges;
+mod forged;
 mod fragments;
 mod frames;
 mod fullness;

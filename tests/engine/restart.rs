@@ -343,3 +343,73 @@ fn service_that_comes_under_protection_keeps_its_connections() {
     lab.set_policy(|service, _| service.name = "other".into());
     assert_eq!(lab.server(seg(ACK, s(1)).ack(c(1)).port(7)), Verdict::Drop(DropReason::NoFlow));
 }
+
+/// Row 69. A handshake that was let through is under way at a restart, and nothing of it is known: the server repeats its SYN-ACK, which
+/// passes, and the connection goes on. Whether the client has got the first one or not.
+#[test]
+fn a_handshake_that_was_let_through_before_a_restart_goes_on() {
+    for has_crossed in [false, true] {
+        let mut lab = Lab::with(|service, _| service.mode = Mode::Adaptive);
+        lab.shared.expect_answers(lab.now, |_| true);
+        let ack = seg(ACK, c(1)).ack(s(1)).ts(1001, 9000);
+        let answer = lab.server_syn_ack();
+        if has_crossed {
+            assert_eq!(lab.client(ack.clone()), Verdict::Drop(DropReason::CookieInvalid));
+            lab.skip();
+        }
+        assert_crosses(&mut lab, Side::Server, answer.clone());
+        lab.expect_counters(&[("flows_direct", 1), ("grace_flows", 1), ("flows.established", 1)]);
+        // Again, for the network lost it.
+        assert_crosses(&mut lab, Side::Server, answer);
+        assert_crosses(&mut lab, Side::Client, ack);
+        assert_crosses(&mut lab, Side::Client, seg(PSH, c(1)).ack(s(1)).ts(1002, 9000).data(b"GET"));
+        assert_crosses(&mut lab, Side::Server, seg(PSH, s(1)).ack(c(4)).ts(9001, 1002).data(b"200"));
+        assert_crosses(&mut lab, Side::Client, seg(FIN, c(4)).ack(s(4)));
+        assert_crosses(&mut lab, Side::Server, seg(FIN, s(4)).ack(c(5)));
+        assert_crosses(&mut lab, Side::Client, seg(ACK, c(5)).ack(s(5)));
+        lab.expect_counters(&[("flows.established", -1), ("flows.time_wait", 1), ("flows_closed", 1)]);
+    }
+}
+
+/// For as long as a server repeats a SYN-ACK, and not while clients are challenged.
+#[test]
+fn an_unknown_syn_ack_is_reset_when_no_server_repeats_it_any_more_and_while_challenging() {
+    for (mode, seconds, passes) in
+        [(Mode::Adaptive, 62, true), (Mode::Adaptive, 63, false), (Mode::Always, 1, false)]
+    {
+        let mut lab = Lab::with(|service, _| service.mode = mode);
+        lab.shared.expect_answers(lab.now, |_| true);
+        lab.advance(Duration::from_secs(seconds));
+        let expected = if passes { Verdict::Forward } else { Verdict::Drop(DropReason::NoFlow) };
+        assert_eq!(lab.server(lab.server_syn_ack()), expected, "{mode:?} after {seconds} s");
+    }
+    let mut lab = Lab::with(|service, _| {
+        service.mode = Mode::Adaptive;
+        service.activate_at.half_open = 0;
+    });
+    lab.shared.expect_answers(lab.now, |_| true);
+    assert_eq!(lab.client(linux_syn().port(9)), Verdict::Consume);
+    assert_eq!(lab.server(lab.server_syn_ack()), Verdict::Drop(DropReason::NoFlow), "under pressure");
+}
+
+/// A client that returned its cookie before the restart gets the SYN-ACK of its server: it says what it knows (RFC 5961 §4.2), and
+/// that opens the connection.
+#[test]
+fn a_challenged_client_is_served_though_its_servers_answer_passes_after_a_restart() {
+    let mut lab = Lab::new();
+    let cookie = lab.syn_sent();
+    let mut next = lab.next_run(lab.now);
+    next.set_policy(|service, _| service.mode = Mode::Adaptive);
+    next.shared.expect_answers(next.now, |_| true);
+    let answer = next.server_syn_ack();
+    assert_crosses(&mut next, Side::Server, answer);
+    // Data that overtakes it stays away from the server.
+    let early = next.client_ack(cookie).data(b"y");
+    let ahead = Seg { seq: c(2), ..early };
+    assert_eq!(next.client(ahead), Verdict::Drop(DropReason::OutOfWindow));
+    assert_eq!(next.client(next.client_ack(cookie)), Verdict::Consume);
+    next.expect(&[format!("server > R {0}:{0}(0) win 0", c(1)), crate::syn_sent::syn_line()]);
+    assert_eq!(next.server(next.server_syn_ack()), Verdict::Consume);
+    next.skip();
+    assert_translates(&mut next, cookie, 0);
+}

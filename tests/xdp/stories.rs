@@ -1,11 +1,12 @@
 //! What random frames leave out: rates, refusals, a policy that changes, an engine that is gone.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use synwall::engine::fast::FastPath;
-use synwall::engine::policy::{Policy, ServiceId};
+use synwall::engine::policy::filter::Filter;
+use synwall::engine::policy::{Policy, Prefix, ServiceId};
 use synwall::engine::{DropReason, Side, Verdict};
 
 use crate::flows::{challenged, open_plain, tell};
@@ -207,3 +208,90 @@ fn a_cookie_that_is_returned_again_and_again_goes_up_only_so_often() {
 
 /// More than goes up while it takes.
 const FLOOD: u32 = 1_000_000;
+
+/// A program with a service of 100 SYNs a second and source prefix, in mode `always`.
+fn narrow(web: &str) -> (Program, Bench) {
+    let (program, mut bench) = program(&format!("{web}, mode = \"always\""));
+    let policy: Arc<Policy> = bench.shared.policy();
+    let mut service = policy.services()[0].clone();
+    service.budgets.syn_per_source = std::num::NonZeroU32::new(100);
+    bench.shared.set_policy(Policy::new(vec![service], policy.limits, 1500).unwrap());
+    program.configure(&bench.shared, now());
+    bench.moved();
+    (program, bench)
+}
+
+/// The budget of a network is spent in its name: clients that are known have their own, and no more than that.
+#[test]
+fn a_known_client_of_a_forged_network_is_answered() {
+    const WEB6: &str = r#"name = "web", prefix = "2001:db8:255::2", ports = [[80, 80]]"#;
+    for (web, server, clients) in [
+        (WEB, "198.18.255.2:80", ["198.18.7.1", "198.18.7.2", "198.18.7.3"]),
+        (WEB6, "[2001:db8:255::2]:80", ["2001:db8:7::1", "2001:db8:7::2", "2001:db8:7::3"]),
+    ] {
+        let (program, mut bench) = narrow(web);
+        let server: SocketAddr = server.parse().unwrap();
+        let [forged, known, old] = clients.map(|client| client.parse::<IpAddr>().unwrap());
+        let answered = |client: IpAddr, count: u16| {
+            let syn = |port| Seg::of((client, port).into(), server).flags(SYN).mss(1460).frame(Side::Client);
+            (1..=count)
+                .filter(|port| program.run(Side::Client, &syn(*port)).action == Action::Transmit)
+                .count()
+        };
+        program.path.note_known(known, Duration::ZERO);
+        program.path.note_known(old, Duration::from_secs(3_610));
+        let all = [(forged, 400), (old, 50), (known, 400), (forged, 50)]
+            .map(|(client, count)| answered(client, count));
+        assert!((100..140).contains(&all[0]) && (100..140).contains(&all[2]), "{web}: {all:?}");
+        assert!(all[1] < 20 && all[3] < 20, "{web}: {all:?}");
+        let sum: usize = all.iter().sum();
+        assert_eq!(bench.moved()["web.drop.source_rate_exceeded"], 900 - sum as i64);
+    }
+}
+
+/// What goes up of `count` SYNs, and what crosses and is dropped.
+fn fates(program: &Program, count: u32) -> [usize; 3] {
+    let server: SocketAddr = "198.18.255.2:80".parse().unwrap();
+    let mut fates = [0; 3];
+    for n in 0..count {
+        let client = IpAddr::from([198, 18, (n >> 8) as u8 & 63, n as u8]);
+        let syn =
+            Seg::of((client, 1 + (n >> 14) as u16).into(), server).flags(SYN).mss(1460).frame(Side::Client);
+        match program.run(Side::Client, &syn).action {
+            Action::Up => fates[0] += 1,
+            Action::Redirect => fates[1] += 1,
+            Action::Drop => fates[2] += 1,
+            action => panic!("{action:?}"),
+        }
+    }
+    fates
+}
+
+/// Row E23 of docs/faults.md: the rest crosses, and is counted.
+#[test]
+fn a_flood_that_is_only_watched_goes_up_within_a_limit() {
+    let (program, mut bench) = program(&format!("{WEB}, mode = \"monitor\""));
+    bench.moved();
+    let [up, crossed, dropped] = fates(&program, 60_000);
+    assert!(
+        (20_000..40_000).contains(&up) && dropped == 0,
+        "{up} went up, {crossed} crossed, {dropped} dropped"
+    );
+    assert_eq!(bench.moved()["web.syn_received"], crossed as i64);
+}
+
+#[test]
+fn syns_of_allowed_sources_go_up_within_a_limit() {
+    let (program, mut bench) = program(&format!("{WEB}, mode = \"always\""));
+    let allow = [Prefix::new("198.18.0.0".parse().unwrap(), 16).unwrap()];
+    let policy = Policy::clone(&bench.shared.policy()).with_filter(Filter::new(&[], &allow).unwrap());
+    bench.shared.set_policy(policy);
+    program.configure(&bench.shared, now());
+    bench.moved();
+    let [up, crossed, dropped] = fates(&program, 60_000);
+    assert!(
+        (20_000..40_000).contains(&up) && crossed == 0,
+        "{up} went up, {crossed} crossed, {dropped} dropped"
+    );
+    assert_eq!(bench.moved()["web.drop.source_rate_exceeded"], dropped as i64);
+}

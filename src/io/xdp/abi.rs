@@ -21,7 +21,7 @@ pub(super) unsafe trait Shared: Sync {}
 unsafe impl Shared for AtomicU64 {}
 
 /// Pinned maps of another version are drained, not adopted.
-pub(super) const ABI_VERSION: u32 = 4;
+pub(super) const ABI_VERSION: u32 = 5;
 
 /// One row more than services: what belongs to none.
 pub(super) const SERVICE_ROWS: usize = MAX_SERVICES + 1;
@@ -148,6 +148,10 @@ unsafe impl Shared for Hint {}
 pub(super) const HINTS: usize = 32_768;
 pub(super) const STAMP_SHIFT: u32 = 10;
 
+/// What is hashed of a client for the map `known`: its site, and its address.
+pub(super) const KNOWN_SITE: u32 = 1 << 18;
+pub(super) const KNOWN_CLIENT: u32 = 1 << 19;
+
 /// Values of `filter`.
 pub(super) mod rule {
     /// A hole: as if there were no rule.
@@ -250,6 +254,7 @@ pub(super) const SIGHTING_LEN: usize = 24;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::table::known;
 
     /// The header is read, so that nothing here can go its own way.
     const HEADER: &str = include_str!("../../bpf/abi.h");
@@ -269,6 +274,13 @@ mod tests {
         assert_eq!(define("SLOTS_PER_BUCKET"), SLOTS_PER_BUCKET);
         assert_eq!(define("STAMP_SHIFT"), STAMP_SHIFT as usize);
         assert_eq!(define("HINTS"), HINTS);
+        assert_eq!(define("KNOWN_BLOCKS"), known::BLOCKS);
+        assert_eq!(define("KNOWN_BLOCK"), known::BLOCK);
+        assert_eq!(define("KNOWN_UNIT_LOG2"), known::UNIT_LOG2 as usize);
+        assert_eq!(define("KNOWN_LIFE"), (known::LIFE.as_nanos() >> known::UNIT_LOG2) as usize);
+        for (name, what) in [("KNOWN_SITE", KNOWN_SITE), ("KNOWN_CLIENT", KNOWN_CLIENT)] {
+            assert!(HEADER.contains(&format!("#define {name} (1 << {})\n", what.trailing_zeros())), "{name}");
+        }
     }
 
     #[test]

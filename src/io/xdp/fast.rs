@@ -60,6 +60,10 @@ impl FastPath for Path {
         self.settings().refused_until.fetch_max(until, Relaxed);
     }
 
+    fn note_known(&self, client: IpAddr, ago: Duration) {
+        self.known.note(client, clock().saturating_sub(nanos(ago)));
+    }
+
     fn press(&self, service: ServiceId, is_pressed: bool) {
         if let Some(service) = self.services.get(service.index()) {
             service.pressed.store(u32::from(is_pressed), Relaxed);
@@ -136,7 +140,7 @@ pub(super) fn address_words(address: IpAddr) -> [u32; 4] {
 }
 
 /// The prefix of a client as `prefix_of` in `src/bpf/hash.h` has it.
-fn prefix_words(client: IpAddr) -> [u32; 2] {
+pub(super) fn prefix_words(client: IpAddr) -> [u32; 2] {
     let [a, b, c, d, e, f, g, h] = prefix::octets(client);
     // The engine has the family's mark in the same four octets, and behind them one of padding in front of the /24's three.
     let low = if client.is_ipv4() { [f, g, h, 0] } else { [e, f, g, h] };

@@ -17,11 +17,13 @@ use super::areas::MAX_AREAS;
 use super::counters::Counting;
 use super::error::XdpError;
 use super::hints::Hints;
+use super::known::Known;
 use super::sys::Mapped;
 use super::table::{self, Table};
 use super::trie::{Trie, Tries};
 use super::{Options, Path, clock, millis};
 use crate::engine::Side;
+use crate::table::known::{BLOCK, BLOCKS};
 
 /// How large the maps are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +53,7 @@ impl Sizes {
     }
 
     /// What all maps must be like.
-    pub(super) fn shapes(&self) -> [Shape; 17] {
+    pub(super) fn shapes(&self) -> [Shape; 18] {
         let array = |name, value: usize, entries: usize| Shape {
             name,
             kind: MapType::Array,
@@ -66,6 +68,7 @@ impl Sizes {
             array("services", size_of::<abi::Service>(), SERVICE_ROWS),
             array("budgets", 64, SERVICE_ROWS),
             array("source_budgets", 8, 65_536),
+            array("known", size_of::<AtomicU64>(), BLOCKS * BLOCK),
             array("areas", size_of::<abi::Area>(), MAX_AREAS),
             array("ports", size_of::<abi::PortBlock>(), MAX_AREAS.saturating_mul(PORT_BLOCKS)),
             array("tags", size_of::<AtomicU64>(), buckets),
@@ -164,6 +167,7 @@ impl Path {
                 Hints::new(mapped(ebpf, sizes, "hints")?),
                 keys,
             ),
+            known: Known::new(mapped(ebpf, sizes, "known")?, keys),
             counters: Counting::new(mapped(ebpf, sizes, "counters")?, mapped(ebpf, sizes, "port_counters")?),
             tries: Mutex::new(tries),
             pending: Mutex::new(hash_map(ebpf, "pending")?),

@@ -15,6 +15,7 @@ mod counters;
 mod error;
 mod fast;
 mod hints;
+mod known;
 mod maps;
 mod pin;
 mod policy;
@@ -43,6 +44,7 @@ use crate::engine::Side;
 use crate::io::ethtool::Ethtool;
 use attach::Attached;
 use counters::Counting;
+use known::Known;
 use maps::Sizes;
 use pin::{Found, Pins};
 use record::Record;
@@ -121,6 +123,7 @@ pub struct Path {
     areas: Mapped<abi::Area>,
     ports: Mapped<abi::PortBlock>,
     table: Table<Mapped<AtomicU64>, Mapped<abi::Slot>, Mapped<abi::Hint>>,
+    known: Known<Mapped<AtomicU64>>,
     counters: Counting,
     tries: Mutex<Tries>,
     pending: Mutex<HashMap<MapData, Key, u32>>,

@@ -266,16 +266,18 @@ const OCTETS_PER_FLOW: usize = (size_of::<Slot>() + size_of::<u16>()) * 6 / 5;
 const _: () = assert!(OCTETS_PER_FLOW <= 128);
 
 /// The multilinear hash of the key (Lemire and Kaser 2014), and mixing for its lower bits.
-fn hash(keys: &[u64; HASH_KEYS], key: &Key) -> u64 {
-    let mut words = key.iter().map(|word| u64::from(*word)).chain([0]);
-    let mut secrets = keys.iter().copied();
+/// The hash of words, as `hash.h` has it; of an odd number a zero is the last.
+pub(super) fn hash(keys: &[u64; HASH_KEYS], words: &[u32]) -> u64 {
+    let [secrets @ .., last] = keys;
+    let mut words = words.iter().map(|word| u64::from(*word)).chain([0]);
+    let mut secrets = secrets.iter().copied();
     let mut sum = 0_u64;
     while let (Some(a), Some(b)) = (words.next(), words.next()) {
         let (k, l) = (secrets.next().unwrap_or(0), secrets.next().unwrap_or(0));
         sum = sum.wrapping_add(a.wrapping_add(k).wrapping_mul(b.wrapping_add(l)));
     }
     sum ^= sum >> 32;
-    sum = sum.wrapping_mul(secrets.next().unwrap_or(0) | 1);
+    sum = sum.wrapping_mul(*last | 1);
     sum ^ (sum >> 29)
 }
 

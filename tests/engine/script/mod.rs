@@ -134,6 +134,7 @@ scripts! {
     reset_without_ack_keeps_its_field,
     sack_and_d_sack,
     sack_malformed,
+    server_accept_queue_full,
     server_holds_an_old_connection,
     server_opens,
     server_opens_from_time_wait,
