@@ -114,10 +114,9 @@ impl Flow {
     /// Whether a client's segment may return the cookie with which a SYN was answered while the flow was there: only for the
     /// very ISS that was challenged. Any other would be tried in vain, but for one in 2^24.
     pub(super) fn may_return_cookie(&self, side: Side, arrival: &Arrival<'_>) -> bool {
-        let is_plain = arrival.flags.has(Flags::ACK) && !arrival.flags.has(Flags::SYN.with(Flags::RST));
         // Its first segment, or a keep-alive or window probe before it.
         let is_first = |iss: SeqNumber| arrival.seq.distance_from(iss) <= 1;
-        side == Side::Client && is_plain && self.challenged.is_some_and(is_first)
+        side == Side::Client && self.challenged.is_some_and(is_first)
     }
 
     /// Whether a client's segment is of the connection that a SYN was challenged for, and has overtaken the ACK that returns the

@@ -288,3 +288,105 @@ pub(super) const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How far the client's first segment may lie ahead of its ACK: what it may send is bounded by the server's first window.
 pub(super) const MAX_AHEAD: u32 = 65_535;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CLIENT_ISS: SeqNumber = SeqNumber(u32::MAX);
+    const SERVER_ISS: SeqNumber = SeqNumber(900);
+
+    fn at(millis: u64) -> Instant {
+        Instant::from_nanos(1_000_000_000_000 + millis * 1_000_000)
+    }
+
+    fn direct(is_answered: bool) -> Direct {
+        let link = LinkHeader::of(&[0; 14], 14);
+        let offer = Offer { mss: 1460, wscale: Some(7), sack: true, timestamps: true, ecn: false };
+        let handshake = Handshake {
+            link,
+            back: link.reversed(),
+            hop_limit: 64,
+            flow_label: 0,
+            client_iss: CLIENT_ISS,
+            cookie_iss: SERVER_ISS,
+            cookie_ts: 0,
+            client_tsval: 0,
+            offer,
+            round_trip: None,
+            window: 502,
+            told_wscale: 9,
+            forgotten: None,
+        };
+        let answer = Answered { next: SERVER_ISS.add(5), acked: CLIENT_ISS.add(1), window: 1_000 };
+        Direct {
+            handshake,
+            syn_end: CLIENT_ISS.add(1),
+            offered_wscale: offer.wscale,
+            answer: is_answered.then_some(answer),
+            earlier_iss: None,
+            freed: None,
+            asked: offer,
+            said: None,
+            is_counted: false,
+        }
+    }
+
+    #[test]
+    fn a_slot_is_freed_at_the_timeout_and_its_entry_goes_after_63_s() {
+        let timeout = Some(Duration::from_secs(5));
+        let mut answered = direct(true);
+        let mut look = |millis| answered.time_out(at(millis), at(0), timeout);
+        assert!(matches!(look(1_000), Overdue::Wait(until) if until == at(2_000)));
+        assert!(matches!(look(4_999), Overdue::Wait(until) if until == at(5_000)));
+        assert!(matches!(look(5_000), Overdue::Free(handshake) if handshake.client_iss == CLIENT_ISS));
+        assert!(matches!(look(5_001), Overdue::Wait(until) if until == at(63_000)));
+        assert!(matches!(look(62_999), Overdue::Wait(until) if until == at(63_000)));
+        assert!(matches!(look(63_000), Overdue::Forget));
+        let told = answered.forgotten();
+        assert!(told.is_some_and(|told| told.iss == Some(SERVER_ISS) && told.told == at(5_000)));
+    }
+
+    #[test]
+    fn what_holds_no_slot_is_forgotten_at_the_timeout_and_what_is_only_watched_after_63_s() {
+        let mut unanswered = direct(false);
+        let mut look = |millis, timeout| unanswered.time_out(at(millis), at(0), timeout);
+        let timeout = Some(Duration::from_secs(5));
+        assert!(matches!(look(4_999, timeout), Overdue::Wait(until) if until == at(5_000)));
+        assert!(matches!(look(5_000, timeout), Overdue::Forget));
+        for is_answered in [true, false] {
+            let mut watched = direct(is_answered);
+            let mut look = |millis| watched.time_out(at(millis), at(0), None);
+            assert!(matches!(look(62_999), Overdue::Wait(until) if until == at(63_000)));
+            assert!(matches!(look(63_000), Overdue::Forget));
+            assert!(watched.forgotten().is_none());
+        }
+    }
+
+    #[test]
+    fn a_syn_gives_way_to_another_before_the_answer_and_when_its_slot_is_freed() {
+        let other = CLIENT_ISS.add(1);
+        let gives_way = |direct: &Direct| [CLIENT_ISS, other].map(|iss| direct.gives_way_to(iss));
+        assert_eq!(gives_way(&direct(false)), [false, true]);
+        assert_eq!(gives_way(&direct(true)), [false, false]);
+        let freed = Direct { freed: Some(at(0)), ..direct(true) };
+        assert_eq!(gives_way(&freed), [true, true]);
+        assert_eq!([CLIENT_ISS, other].map(|iss| freed.offered_wscale(iss)), [Some(7), None]);
+    }
+
+    #[test]
+    fn a_note_begins_where_the_server_is_that_the_client_has_heard() {
+        assert!(direct(false).beginning(SERVER_ISS).is_none());
+        let ends = |direct: &Direct, iss: SeqNumber| {
+            let began = direct.beginning(iss).unwrap();
+            assert_eq!((began.client.next, began.server.acked), (CLIENT_ISS.add(1), CLIENT_ISS.add(1)));
+            assert_eq!((began.client.acked, began.server_iss), (iss.add(1), iss));
+            (began.server.next, [began.client.scale, began.server.scale])
+        };
+        assert_eq!(ends(&direct(true), SERVER_ISS), (SERVER_ISS.add(5), [7, 9]));
+        assert_eq!(ends(&direct(true), SeqNumber(77)), (SeqNumber(78), [7, 9]), "an earlier answer");
+        let mut unscaled = direct(true);
+        unscaled.handshake.offer.wscale = None;
+        assert_eq!(ends(&unscaled, SERVER_ISS).1, [0, 0], "both scale or none");
+    }
+}

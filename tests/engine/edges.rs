@@ -310,3 +310,25 @@ fn one_of_the_two_flags_offers_no_ecn() {
         assert!(shown.starts_with(&format!("{answer} ")), "{flags:#x}: {shown}");
     }
 }
+
+/// An answer counts once, and for the SYN that is counted alone: the first of its prefix in a second.
+#[test]
+fn answers_to_further_syns_of_a_prefix_hide_no_silence() {
+    let mut lab = Lab::with(|service, _| service.mode = Mode::Adaptive);
+    let of = |segment: Seg, prefix: u8, port: u16| segment.of_client([prefix, 9]).port(port);
+    for port in [1, 2] {
+        for prefix in 1..=4 {
+            assert_eq!(lab.client(of(linux_syn(), prefix, port)), Verdict::Forward);
+        }
+    }
+    // Of the four that are counted the server answers one, thrice, and beside them three.
+    for (prefix, port) in [(1, 1), (1, 1), (1, 1), (2, 2), (3, 2), (4, 2)] {
+        assert_eq!(lab.server(of(lab.server_syn_ack(), prefix, port)), Verdict::Forward);
+    }
+    lab.expect_counters(&[("syn_received", 8), ("syn_passed", 8), ("half_open", 8), ("flows.syn_sent", 8)]);
+    for _ in 0..20 {
+        lab.advance(Duration::from_millis(100));
+    }
+    assert!(lab.snapshot().services[0].is_under_pressure);
+    lab.expect_counters(&[("challenge_started", 1)]);
+}

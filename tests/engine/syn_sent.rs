@@ -149,6 +149,27 @@ fn syn_sent_answers_of_the_forgotten_are_left_alone_while_they_may_be_old() {
     }
 }
 
+/// What is no SYN-ACK is no answer that was under way: a server that still knows the old connection is reset, and asked again.
+#[test]
+fn syn_sent_bare_ack_of_the_forgotten_is_reset_like_any_other() {
+    let mut lab = freed();
+    lab.advance(Duration::from_secs(6));
+    assert_eq!(lab.client(seg(ACK, c(1)).ack(s(1)).ts(7000, 9000)), Verdict::Consume);
+    lab.skip();
+    assert_eq!(lab.server(seg(ACK, s(0)).ack(c(1))), Verdict::Drop(DropReason::UnexpectedAnswer));
+    let syn = "win 64256 <mss 1460,sackOK,TS val 7000 ecr 0,wscale 7>";
+    lab.expect(&[
+        format!("server > R {0}:{0}(0) win 0", c(1)),
+        format!("server > S {}:{}(0) {syn}", c(0), c(1)),
+    ]);
+    lab.expect_counters(&[
+        ("drop.unexpected_answer", 1),
+        ("reset_server", 1),
+        ("backend_syn_retransmitted", 1),
+        ("inside.originated", 2),
+    ]);
+}
+
 /// The client has the first of two SYN-ACKs: the clock that it knows is the one that it echoes.
 #[test]
 fn a_client_that_is_opened_anew_knows_the_clock_that_it_echoes() {
