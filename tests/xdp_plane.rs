@@ -40,7 +40,7 @@ fn attaching_and_detaching_leaves_the_host_as_it_was() {
             assert_eq!(host.program(port).unwrap().0, mode);
             assert!(!host.has_rx_vlan(port));
         }
-        assert_eq!(host.pinned().len(), 17 + 3, "{:?}", host.pinned());
+        assert_eq!(host.pinned().len(), 18 + 3, "{:?}", host.pinned());
         host.inside(|| plane.detach()).unwrap();
         assert_eq!(host.state(), before);
     }
@@ -138,7 +138,7 @@ fn what_a_crashed_run_left_is_removed_and_named() {
             "program detached from inside port p1".to_owned(),
             "rx-vlan-offload of p0 on again".to_owned(),
             "rx-vlan-offload of p1 on again".to_owned(),
-            format!("18 maps removed from {}", host.pin().display()),
+            format!("19 maps removed from {}", host.pin().display()),
         ]
     );
     assert_eq!(host.state(), before);

@@ -58,7 +58,7 @@ fn is_worse(plan: &grid::World, engine: u32, wire: u32) -> bool {
     true
 }
 
-/// Loss on a link, of a million frames, from which on synwall may lose more than the wire in a single world: it keeps
-/// less of what a client sends early than a server does. What counts is what the links have lost: in bursts, 5 % of the dice are up to 18 % of the frames.
+/// Loss on a link, of a million frames, from which on synwall may lose more than the wire in a single world: there chance decides.
+/// What counts is what the links have lost: in bursts, 5 % of the dice are up to 18 % of the frames.
 const MUCH: u64 = 100_000;
 const MOST_DICE: u64 = 64;

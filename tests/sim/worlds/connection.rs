@@ -110,7 +110,9 @@ impl Connection {
     /// Counts losses anew whenever the connection has got on: both ends are in, or an octet has come.
     pub fn note_progress(&mut self) {
         let newest = self.issues.len().saturating_sub(1);
-        if self.apps.iter().any(|app| app.generation != newest) {
+        // Behind an end that has given up nothing gets on: the server may hear of its client after that.
+        let is_past = |app: &App| app.generation != newest || app.end == Some(End::TimedOut);
+        if self.apps.iter().any(is_past) {
             return;
         }
         let both_are_in = self.apps.iter().all(|app| app.opened.is_some());
