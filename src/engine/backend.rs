@@ -70,6 +70,8 @@ pub(super) struct Backend {
     retries: u32,
     /// A SYN was sent at once because the server answered with an old connection's ACK; once between two timeouts.
     was_hurried: bool,
+    /// The server has answered another SYN of the client's, and was told to forget that connection; once.
+    has_begun_anew: bool,
     /// Its SYN has not been sent: a RST to the server is under way, and would end what the SYN opens.
     waits: bool,
     /// The server's answer, while that to a second SYN is awaited.
@@ -113,6 +115,8 @@ pub(super) enum Answer {
     Established(Completion),
     /// It is, but for the answer to a second SYN.
     AskAgain(Handshake, ServerAnswer),
+    /// It is the answer to another SYN of the client's: RST for it, and the SYN again when that has arrived.
+    Outdated(Handshake),
     /// The server refused it.
     Refused(Handshake),
     /// It is no answer: RST for what it acknowledges, and perhaps the SYN again.
@@ -159,9 +163,20 @@ impl Handshake {
 impl Backend {
     /// A connection whose first SYN is about to be sent, or after a while if it `waits`.
     pub(super) fn new(handshake: Handshake, early: EarlyData, fin: bool, waits: bool) -> Backend {
-        let (retries, was_hurried, is_done) = (0, false, false);
+        let (retries, was_hurried, has_begun_anew, is_done) = (0, false, false, false);
         let (urgent, answer) = (None, None);
-        Backend { handshake, early, fin, urgent, retries, was_hurried, waits, answer, is_done }
+        Backend {
+            handshake,
+            early,
+            fin,
+            urgent,
+            retries,
+            was_hurried,
+            has_begun_anew,
+            waits,
+            answer,
+            is_done,
+        }
     }
 
     /// Notes where the urgent data ends that a segment which is kept points to; the latest counts.
@@ -195,7 +210,8 @@ impl Backend {
         }
         self.was_hurried = false;
         if core::mem::take(&mut self.waits) {
-            return (Timeout::Send(self.handshake), FIRST_TIMEOUT);
+            let send = if self.has_begun_anew { Timeout::Resend } else { Timeout::Send };
+            return (send(self.handshake), FIRST_TIMEOUT);
         }
         if self.retries >= MAX_RETRIES {
             return (self.give_up(), Duration::ZERO);
@@ -314,6 +330,7 @@ impl Backend {
         frame: &[u8],
         empty: EarlyData,
         is_old: bool,
+        now: Instant,
         asks_again: impl FnOnce() -> bool,
     ) -> Answer {
         let flags = arrival.flags;
@@ -338,6 +355,9 @@ impl Backend {
         }
         if flags.has(Flags::SYN) && acknowledges_syn {
             let said = ServerAnswer::of(arrival, frame);
+            if said.grants_more_than(&self.handshake.offer) && !self.has_begun_anew {
+                return self.begin_anew(arrival.seq, now);
+            }
             if asks_again() {
                 self.answer = Some(said);
                 return Answer::AskAgain(self.handshake, said);
@@ -350,6 +370,11 @@ impl Backend {
         if !flags.has(Flags::ACK) {
             return Answer::Unexpected { resend: None, wants_reset: false };
         }
+        // It acknowledges the first SYN: the SYN-ACK was overtaken, and something late of an old connection called for the ACK
+        // (RFC 9293 §3.10.7.3: dropped). After a timeout it is an old connection's all the same, whose client chose that ISS twice.
+        if acknowledges_syn && self.retries == 0 {
+            return Answer::Unexpected { resend: None, wants_reset: false };
+        }
         // A bare ACK: the server still holds an old connection on the tuple. RST frees it, and the SYN goes out again
         // at once instead of after a timeout; once, or two stacks could play this at full speed.
         let resend = (!flags.has(Flags::SYN) && !self.was_hurried).then_some(self.handshake);
@@ -359,6 +384,15 @@ impl Backend {
 }
 
 impl Backend {
+    /// The server has granted what its SYN did not offer. It answers an earlier one of the client's, which was let through and
+    /// offered more than the cookie promised: each end would count on what the other does not know of (timestamps in each
+    /// segment, RFC 7323 §3.2; marks, RFC 3168 §6.1).
+    fn begin_anew(&mut self, server_iss: SeqNumber, now: Instant) -> Answer {
+        (self.has_begun_anew, self.waits) = (true, true);
+        self.handshake.forgotten = Some(Forgotten { iss: Some(server_iss), told: now });
+        Answer::Outdated(self.handshake)
+    }
+
     /// What follows a server's first answer and the second SYN. All but a SYN-ACK says that there will be none: the connection
     /// opens by the first. Whoever guards the server (a packet filter that limits SYNs) may answer the second SYN by a RST; if it
     /// is the server itself that has changed its mind, it says so again to the ACK.

@@ -9,7 +9,7 @@ use super::pressure::Pressure;
 use super::refusals::Failing;
 use super::second_syn::SecondSyns;
 use super::servers::{LIFE, Learned};
-use crate::cookie::KeyRing;
+use crate::cookie::{KeyRing, Offer};
 use crate::table::budget::Budget;
 use crate::table::ripe::Ripe;
 use crate::time::Instant;
@@ -70,6 +70,15 @@ impl ServerAnswer {
             options,
             ecn: arrival.flags.has(Flags::ECE) && !arrival.flags.has(Flags::CWR),
         }
+    }
+
+    /// Whether it grants an option that its SYN cannot have had.
+    pub(super) fn grants_more_than(&self, offer: &Offer) -> bool {
+        let options = &self.options;
+        (options.timestamps.is_some() && !offer.timestamps)
+            || (options.wscale.is_some() && offer.wscale.is_none())
+            || (options.sack && !offer.sack)
+            || (self.ecn && !offer.ecn)
     }
 }
 

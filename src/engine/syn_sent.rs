@@ -168,9 +168,11 @@ impl Step<'_> {
             let Phase::Backend(backend) = &mut entry.phase else { return None };
             let is_old = was_freed || backend.is_still_under_way(arrival.seq, now);
             let empty = EarlyData::new(pool, arrival.id.index());
-            let answer = backend.handle_server(arrival, frame, empty, is_old, asks_again);
-            if matches!(answer, Answer::AskAgain(..)) {
-                entry.deadline = now.after(ANSWER_TIMEOUT);
+            let answer = backend.handle_server(arrival, frame, empty, is_old, now, asks_again);
+            match &answer {
+                Answer::AskAgain(..) => entry.deadline = now.after(ANSWER_TIMEOUT),
+                Answer::Outdated(handshake) => entry.deadline = settled(handshake),
+                Answer::Established(_) | Answer::Refused(_) | Answer::Unexpected { .. } => {}
             }
             Some(answer)
         })??;
@@ -179,6 +181,12 @@ impl Step<'_> {
             Answer::AskAgain(handshake, said) => {
                 self.ask_again(arrival, &handshake, &said);
                 Some(Verdict::Consume)
+            }
+            Answer::Outdated(handshake) => {
+                self.arm_half_open(arrival.key, settled(&handshake));
+                self.counters(arrival.id).reset_server.add(1);
+                self.send(Side::Server, &reply::reset_for_ack(arrival, Side::Server, frame));
+                Some(Verdict::Drop(DropReason::UnexpectedAnswer))
             }
             Answer::Refused(handshake) => {
                 self.remember_refusal(&arrival.key);

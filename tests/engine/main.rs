@@ -35,6 +35,7 @@ mod list;
 mod modes;
 mod mtu;
 mod nonsense;
+mod outdated;
 mod random_frames;
 mod restart;
 mod resumed;

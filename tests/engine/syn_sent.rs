@@ -76,21 +76,6 @@ fn syn_sent_corrupt_answer_of_the_server_opens_nothing_and_resets_nothing() {
     }
 }
 
-/// It acknowledges the SYN, but no SYN-ACK has come: a connection that the server has from before.
-#[test]
-fn syn_sent_bare_ack_with_the_right_number_opens_nothing() {
-    let mut lab = Lab::new();
-    lab.syn_sent();
-    assert_eq!(lab.server(seg(ACK, s(5)).ack(c(1))), Verdict::Drop(DropReason::UnexpectedAnswer));
-    lab.expect(&[format!("server > R {}:{}(0) win 0", c(1), c(1)), syn_line()]);
-    lab.expect_counters(&[
-        ("drop.unexpected_answer", 1),
-        ("reset_server", 1),
-        ("backend_syn_retransmitted", 1),
-        ("inside.originated", 2),
-    ]);
-}
-
 /// An error from the clients' side is about what the server sent, never about a SYN to it.
 #[test]
 fn syn_sent_error_from_the_clients_side_is_about_no_segment() {

@@ -6,13 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use synwall::engine::Side;
-use synwall::io::FrameIo;
-use synwall::io::af_packet::AfPacket;
 use synwall::wire::buffer::FrameBuf;
 
 use crate::frames::{Ends, TCP, link, whole};
 use crate::lab::{Lab, SERVER, eventually, plane};
+use crate::sender::{SERVER_MAC, send_as_attacker};
 use crate::traffic::{address, visit};
 
 #[test]
@@ -92,7 +90,7 @@ fn floods_of_full_syns_and_of_acks_over_both_families_cost_no_client_and_no_syn_
             }
             let is_worth_the_name = eventually(Duration::from_secs(20), || counted() > before + 10_000);
             assert!(is_worth_the_name, "{} of {family}", counted() - before);
-            flood.stop(&lab);
+            flood.stop();
             assert_eq!(lab.syns_at_server() - syns, 100, "two SYNs a client, none of the flood");
         }
     }
@@ -110,29 +108,24 @@ struct Flood {
 
 impl Flood {
     fn start(lab: &Lab, v6: bool, flags: u8) -> Flood {
-        lab.run("attacker", &["ip", "link", "add", "unused0", "type", "veth", "peer", "name", "unused1"]);
-        lab.run("attacker", &["ip", "link", "set", "unused0", "up"]);
         let is_over = Arc::new(AtomicBool::new(false));
         let ends = is_over.clone();
-        let thread = lab.spawn("attacker", move || {
-            let mut ports = AfPacket::open("eth0", "unused0", 1).unwrap().0.remove(0);
+        let thread = send_as_attacker(lab, move |ports| {
             let frames: Vec<_> = (0..4096).map(|number| forged(v6, flags, number)).collect();
             for burst in frames.chunks(32).cycle().take(MOST / 32) {
                 if ends.load(Ordering::Relaxed) {
                     return;
                 }
-                burst.iter().for_each(|frame| ports.send(Side::Client, frame.as_frame()));
-                ports.flush();
+                ports.send(burst);
                 thread::sleep(Duration::from_millis(3));
             }
         });
         Flood { is_over, thread }
     }
 
-    fn stop(self, lab: &Lab) {
+    fn stop(self) {
         self.is_over.store(true, Ordering::Relaxed);
         self.thread.join().unwrap();
-        lab.run("attacker", &["ip", "link", "del", "unused0"]);
     }
 }
 
@@ -152,7 +145,7 @@ fn forged(v6: bool, flags: u8, number: u16) -> FrameBuf {
     } else {
         ends.bare(1024 + number, [number32 << 16, number32 << 8 | 1], ACK, &[])
     };
-    whole(&link([2, 0x53, 0x57, 0, 0, 2], &ends.packet(TCP, number, &[], &segment)))
+    whole(&link(SERVER_MAC, &ends.packet(TCP, number, &[], &segment)))
 }
 
 const SYN: u8 = 0x02;

@@ -10,6 +10,8 @@ pub(crate) const SOURCE: [u8; 6] = [2, 0x53, 0x57, 0, 0, 0x99];
 
 pub(crate) const TCP: u8 = 6;
 pub(crate) const UDP: u8 = 17;
+pub(crate) const ICMP: u8 = 1;
+pub(crate) const ICMPV6: u8 = 58;
 
 /// A frame to `to`, whose header ends with `types` (in hexadecimal), filled up to `len` octets.
 pub(crate) fn frame(to: [u8; 6], types: &str, len: usize) -> Vec<u8> {
@@ -74,12 +76,31 @@ impl Ends {
     }
 
     /// A TCP segment without payload to port 80: any flags, any options.
-    pub(crate) fn bare(self, port: u16, [seq, ack]: [u32; 2], flags: u8, options: &[u8]) -> Vec<u8> {
+    pub(crate) fn bare(self, port: u16, numbers: [u32; 2], flags: u8, options: &[u8]) -> Vec<u8> {
+        self.segment([port, 80], numbers, flags, options, &[])
+    }
+
+    /// A TCP segment between these ports, SEG.SEQ and SEG.ACK its numbers: any flags, any options.
+    pub(crate) fn segment(
+        self,
+        ports: [u16; 2],
+        numbers: [u32; 2],
+        flags: u8,
+        options: &[u8],
+        payload: &[u8],
+    ) -> Vec<u8> {
         let offset = ((20 + options.len()) / 4) << 4;
-        let numbers = [seq.to_be_bytes(), ack.to_be_bytes()].concat();
-        let fixed =
-            [&port.to_be_bytes()[..], &[0, 80], &numbers, &[offset as u8, flags, 0xfa, 0xf0, 0, 0, 0, 0]];
-        self.transport(TCP, 16, [&fixed.concat(), options].concat(), false)
+        let (ports, numbers) = (ports.map(u16::to_be_bytes).concat(), numbers.map(u32::to_be_bytes).concat());
+        let rest = [offset as u8, flags, 0xfa, 0xf0, 0, 0, 0, 0];
+        self.transport(TCP, 16, [&ports[..], &numbers, &rest, options, payload].concat(), false)
+    }
+
+    /// An ICMP message, or one of ICMPv6: its type and code, the word behind the checksum, and what it quotes.
+    pub(crate) fn icmp(self, [kind, code]: [u8; 2], word: u32, quoted: &[u8]) -> Vec<u8> {
+        let mut message = [&[kind, code, 0, 0][..], &word.to_be_bytes(), quoted].concat();
+        let pseudo = if self.0.is_ipv4() { 0 } else { self.pseudo(ICMPV6, message.len()) };
+        complete(&mut message, 2, pseudo);
+        message
     }
 
     /// A UDP datagram, its checksum complete, or left to the hardware.

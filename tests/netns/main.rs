@@ -25,12 +25,15 @@ mod promql;
 mod queries;
 mod screen;
 mod segments;
+mod sender;
 mod sources;
 mod traffic;
 
 mod admin;
 mod attacks;
 mod bad_input;
+mod banned;
+mod blind;
 mod bridge;
 mod connections;
 mod control_abuse;

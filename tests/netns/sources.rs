@@ -8,6 +8,7 @@ use std::time::Duration;
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket, sockopt,
 };
+use nix::sys::time::{TimeVal, TimeValLike};
 
 use crate::lab::Lab;
 
@@ -53,17 +54,23 @@ impl Sources {
 
 /// Connects from `source`, within the calling thread's namespace; the connection ends by RST, so that no port stays taken.
 pub(crate) fn connect_from(source: Ipv4Addr, server: SocketAddr) -> Result<TcpStream> {
+    connect_within(source.into(), server, Duration::from_secs(20))
+}
+
+/// The same over either family; nothing may take longer than `limit`.
+pub(crate) fn connect_within(source: IpAddr, server: SocketAddr, limit: Duration) -> Result<TcpStream> {
     let fd = bound(source)?;
-    let limit = nix::sys::time::TimeVal::new(20, 0);
-    setsockopt(&fd, sockopt::SendTimeout, &limit)?;
+    let micros = i64::try_from(limit.as_micros()).unwrap();
+    setsockopt(&fd, sockopt::SendTimeout, &TimeVal::microseconds(micros))?;
     connect(fd.as_raw_fd(), &SockaddrStorage::from(server))?;
     let stream = TcpStream::from(fd);
-    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+    stream.set_read_timeout(Some(limit))?;
     Ok(stream)
 }
 
-fn bound(source: Ipv4Addr) -> Result<OwnedFd> {
-    let fd = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+fn bound(source: IpAddr) -> Result<OwnedFd> {
+    let family = if source.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let fd = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     let at_once = nix::libc::linger { l_onoff: 1, l_linger: 0 };
     setsockopt(&fd, sockopt::Linger, &at_once)?;
     bind(fd.as_raw_fd(), &SockaddrStorage::from(SocketAddr::from((source, 0))))?;

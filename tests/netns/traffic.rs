@@ -103,6 +103,18 @@ pub(crate) fn send_hashed_while(stream: &TcpStream, mut goes_on: impl FnMut() ->
     Ok(hash)
 }
 
+/// The same in pieces of so many octets, from a seed.
+pub(crate) fn send_pieces_while(
+    stream: &TcpStream,
+    (seed, piece): (u64, usize),
+    mut goes_on: impl FnMut() -> bool,
+) -> Result<String> {
+    let cut = move |chunk: Vec<u8>| chunk.chunks(piece).map(<[u8]>::to_vec).collect::<Vec<_>>();
+    let hash = send_part(stream, octets(seed, u64::MAX).flat_map(cut).take_while(|_| goes_on()))?;
+    stream.shutdown(Shutdown::Write)?;
+    Ok(hash)
+}
+
 /// The same with the octets of a seed, which no other seed gives.
 pub(crate) fn send_seeded(stream: &TcpStream, seed: u64, len: u64) -> Result<String> {
     let hash = send_part(stream, octets(seed, len))?;
@@ -186,7 +198,8 @@ fn octets(seed: u64, len: u64) -> impl Iterator<Item = Vec<u8>> {
     })
 }
 
-fn patient(stream: TcpStream) -> TcpStream {
+/// Nothing takes longer than [`PATIENCE`].
+pub(crate) fn patient(stream: TcpStream) -> TcpStream {
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.set_write_timeout(Some(PATIENCE)).unwrap();
     stream.set_nodelay(true).unwrap();

@@ -15,13 +15,15 @@ use std::hash::{BuildHasher, Hasher};
 
 use match_up::Match;
 use tally::Tally;
-use worlds::grid::{self, CELLS, RICH};
+use worlds::grid::{self, CELLS, RICH, WIDE};
 use worlds::world;
 
 /// Worlds of the grid in a run of scale 1: one turn in each mode with each size of transfer.
 const WORLDS: u64 = CELLS * 24;
 /// Richer worlds in a run of scale 1, two of three with an attacker.
 const RICH_WORLDS: u64 = CELLS * 9;
+/// Wider worlds in a run of scale 1, five of six with an attacker.
+const WIDE_WORLDS: u64 = CELLS * 12;
 /// Worlds of a run's fresh ranges, of each kind.
 const FRESH: u64 = CELLS * 3;
 
@@ -77,6 +79,27 @@ fn connections_survive_richer_worlds() {
     }
 }
 
+/// ECN, path MTUs, reboots, refusals, flows that are lent: see `worlds::wide`.
+#[test]
+fn connections_survive_wider_worlds() {
+    if number("SIM_SEED").or(number("SIM_FIRST")).is_none() {
+        play(WIDE..WIDE + WIDE_WORLDS * number("SIM_SCALE").unwrap_or(1));
+    }
+}
+
+/// In a third of the worlds that a run plays, fixed and fresh, there is an attacker.
+#[test]
+fn a_third_of_the_worlds_has_an_attacker() {
+    let starts = [0, RICH, WIDE];
+    for counts in [[WORLDS, RICH_WORLDS, WIDE_WORLDS], [FRESH; 3]] {
+        let seeds = starts.into_iter().zip(counts).flat_map(|(start, count)| start..start + count);
+        let has_attacker: Vec<bool> = seeds.map(|seed| !grid::world(seed).extra.attacks.is_empty()).collect();
+        let attacked = has_attacker.iter().filter(|has| **has).count();
+        println!("{attacked} of {} worlds have an attacker", has_attacker.len());
+        assert!(3 * attacked >= has_attacker.len(), "{attacked} of {}", has_attacker.len());
+    }
+}
+
 /// Worlds in which nobody has been yet, other ones in each run.
 #[test]
 fn connections_survive_fresh_worlds() {
@@ -84,7 +107,7 @@ fn connections_survive_fresh_worlds() {
         return;
     }
     let turn = RandomState::new().build_hasher().finish() % (1 << 20);
-    for first in [(1 << 20) + turn * FRESH, RICH + (1 << 24) + turn * FRESH] {
+    for first in [1 << 20, RICH + (1 << 24), WIDE + (1 << 24)].map(|start: u64| start + turn * FRESH) {
         println!("fresh: SIM_FIRST={first} SIM_WORLDS={FRESH}");
         play(first..first + FRESH);
     }

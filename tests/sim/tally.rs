@@ -25,11 +25,20 @@ pub struct Tally {
     pub levels: [[Counts; 2]; LOSS.len()],
     frames: u64,
     worlds: u64,
+    /// Worlds with an attacker.
+    attacked: u64,
+    /// Connections that their client forgot, frames too big for an honest router, frames that were marked.
+    seldom: [u64; 3],
 }
 
 impl Tally {
     pub fn add(&mut self, plan: &grid::World, outcomes: &[Outcome; 2]) {
         self.worlds += 1;
+        self.attacked += u64::from(!plan.extra.attacks.is_empty());
+        let [engine, _] = outcomes;
+        for (sum, count) in self.seldom.iter_mut().zip([engine.forgotten, engine.too_big, engine.marked]) {
+            *sum += count;
+        }
         let level = LOSS.iter().position(|loss| *loss == plan.network.loss).expect("a level of the grid");
         for (counts, outcome) in self.levels[level].iter_mut().zip(outcomes) {
             let failed =
@@ -47,7 +56,9 @@ impl Tally {
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{} worlds, {} frames", self.worlds, self.frames)?;
+        writeln!(f, "{} worlds, {} of them attacked, {} frames", self.worlds, self.attacked, self.frames)?;
+        let [forgotten, too_big, marked] = self.seldom;
+        writeln!(f, "{forgotten} connections forgotten, {too_big} frames too big, {marked} marked")?;
         writeln!(
             f,
             "| loss a link | middle | connections | opened | completed | transfers | lost | own fault |"

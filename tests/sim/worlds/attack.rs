@@ -10,7 +10,8 @@ use std::time::Duration;
 use synwall::engine::Side;
 use synwall::wire::tcp::Segment;
 
-use super::packet::{ACK, FIN, LINK, Outgoing, PSH, RST, SYN, Socket, icmp_error, valid};
+use super::icmp::Complaint;
+use super::packet::{ACK, FIN, LINK, Outgoing, PSH, RST, SYN, Socket, valid};
 use super::random::Random;
 
 /// One attacker, when it begins and how much it sends.
@@ -35,7 +36,7 @@ pub enum Attacker {
     /// A blind sender of ICMP errors about an innocent connection.
     Router { knows: Knowledge },
     /// Clients that complete their handshakes, of so many networks.
-    Botnet { networks: u8, then: Then },
+    Botnet { networks: u16, then: Then },
 }
 
 /// What is known of an innocent connection by one who does not see it.
@@ -115,7 +116,7 @@ impl Actor {
             Attacker::Impostor { of, knows } => impostor(of, knows, view, random),
             Attacker::Router { knows } => router(knows, view, random),
             Attacker::Botnet { networks, .. } => {
-                let from = stranger(view.server.0, (self.sent % u32::from(networks)) as u16, self.sent);
+                let from = stranger(view.server.0, self.sent as u16 % networks, self.sent);
                 self.own.insert(from);
                 Some((Side::Client, syn(self.sent.wrapping_mul(77_777), true).frame(from, view.server)))
             }
@@ -206,8 +207,13 @@ fn router(knows: Knowledge, view: &View<'_>, random: &mut Random) -> Option<(Sid
     };
     let quote = Outgoing { flags: ACK, seq, ack: random.next() as u32, ..Outgoing::default() };
     let quoted = quote.frame(view.server, view.clients[victim]);
-    let code = random.pick(&[(3, 1), (3, 3), (3, 4), (11, 0)]);
-    Some((Side::Client, icmp_error(code, view.clients[victim].0, &quoted[LINK..])?))
+    let complaint = random.pick(&[
+        Complaint::HostUnreachable,
+        Complaint::PortUnreachable,
+        Complaint::TooBig(1_280),
+        Complaint::TimeExceeded,
+    ]);
+    Some((Side::Client, complaint.frame(view.clients[victim].0, &quoted[LINK..])?))
 }
 
 /// An address of that network of strangers; 65,536 of them have 250 hosts each.

@@ -20,6 +20,8 @@ pub struct Connection {
     pub is_reopening: bool,
     /// What became of each end of each generation that is past.
     pub past: Vec<App>,
+    /// Generations of which the client forgot all before they were over.
+    pub forgotten: Vec<usize>,
     /// Frames of it that were lost or bent since an end last got on, for each generation.
     pub losses: Vec<u32>,
     progress: u32,
@@ -37,6 +39,7 @@ impl Connection {
             issues: Vec::new(),
             is_reopening: false,
             past: Vec::new(),
+            forgotten: Vec::new(),
             losses: Vec::new(),
             progress: 0,
         }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use synwall::engine::Side;
 use synwall::engine::policy::ServerOptions;
 
 use super::attack::{Attack, Treatment};
@@ -30,6 +31,8 @@ pub struct Network {
     pub shares: [[u64; 2]; 2],
     /// Octets a second that a link carries.
     pub bandwidth: Option<u64>,
+    /// How often a router marks a packet that can be marked, in a million (RFC 3168).
+    pub marking: u64,
 }
 
 /// Who talks first.
@@ -123,6 +126,12 @@ pub struct Extra {
     pub server: Settings,
     /// No client may need a second SYN.
     pub is_prompt: bool,
+    /// The router on that side has a link with an MTU of so many octets.
+    pub narrow: Option<(Side, u16)>,
+    /// When a client is gone without a word, and another begins on its tuple.
+    pub reboots: Vec<(Duration, usize)>,
+    /// Where the ends of flows are is kept by a fast path.
+    pub is_lent: bool,
 }
 
 impl World {
@@ -168,6 +177,7 @@ pub fn world(seed: u64) -> World {
         burst: Duration::ZERO,
         shares: [[100; 2]; 2],
         bandwidth: None,
+        marking: 0,
     };
     let is_bulk = (seed / CELLS) % 8 == 7;
     let server = Server {
@@ -200,9 +210,14 @@ pub fn world(seed: u64) -> World {
             has_small_tables: false,
             server: server.settings,
             is_prompt: false,
+            narrow: None,
+            reboots: Vec::new(),
+            is_lent: false,
         },
     };
-    if seed >= RICH {
+    if seed >= WIDE {
+        super::wide::widen(&mut world, &mut Random::new(seed ^ 0x5eed));
+    } else if seed >= RICH {
         super::rich::enrich(&mut world, &mut Random::new(seed ^ 0x5eed));
     }
     world
@@ -210,6 +225,9 @@ pub fn world(seed: u64) -> World {
 
 /// Worlds from this number on have what those of the grid have not.
 pub const RICH: u64 = 1 << 32;
+
+/// Worlds from this number on have what the richer ones have not, see [`super::wide`].
+pub const WIDE: u64 = 1 << 33;
 
 fn plan(random: &mut Random, server: &Server, is_bulk: bool, v6: bool) -> Plan {
     let talk = random.pick(&[Talk::Client, Talk::Client, Talk::Server, Talk::Both]);
@@ -277,6 +295,7 @@ fn settings(random: &mut Random, is_bulk: bool, v6: bool) -> Settings {
         iss: initial(random),
         ts_offset: initial(random),
         keep_alive: false,
+        ecn: false,
     }
 }
 

@@ -53,6 +53,14 @@ pub trait Host {
     fn reopen(&mut self, _now: Instant, _advance: u32) -> bool {
         false
     }
+    /// The client has lost all that it knew and begins anew on the same tuple, if this TCP can.
+    fn forget(&mut self, _now: Instant, _iss: u32, _ts_offset: u32) -> bool {
+        false
+    }
+    /// A router says that a packet of this end with that SEG.SEQ was longer than `mtu`; whether this end has sent it.
+    fn hear_too_big(&mut self, _now: Instant, _mtu: u16, _seq: u32, _out: &mut Vec<Vec<u8>>) -> bool {
+        true
+    }
     /// What came with a right checksum and yet cannot have been meant for this end, since the last question.
     fn foreign(&mut self) -> Option<Foreign>;
     /// Whether this TCP is known to have failed by a fault of its own.

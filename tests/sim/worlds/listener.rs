@@ -8,7 +8,8 @@ use synwall::wire::tcp::Segment;
 
 use super::attack::Treatment;
 use super::host::Host;
-use super::packet::{ACK, LINK, Outgoing, RST, SYN, Socket, icmp_error, sockets, valid};
+use super::icmp::Complaint;
+use super::packet::{ACK, LINK, Outgoing, RST, SYN, Socket, sockets, valid};
 use super::tcp::{Settings, Tcp};
 
 /// What listens.
@@ -78,7 +79,7 @@ impl Listener {
                 let reset = Outgoing { flags: RST | ACK, ack: segment.end().0, ..Outgoing::default() };
                 Some(reset.frame(self.local, from))
             }
-            Treatment::Rejects => icmp_error((3, 3), self.local.0, &frame[LINK..]),
+            Treatment::Rejects => Complaint::PortUnreachable.frame(self.local.0, &frame[LINK..]),
             Treatment::Serves | Treatment::Ignores => None,
         }
     }

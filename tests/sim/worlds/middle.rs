@@ -15,6 +15,7 @@ use synwall::wire::frame::{Parsed, parse};
 use synwall::wire::pretty::Pretty;
 
 use super::grid::World;
+use super::keeper::Keeper;
 use super::network::Frame;
 use super::packet::{LINK, valid};
 use super::random::Random;
@@ -30,6 +31,8 @@ pub struct Middle {
     next_timer: Option<Instant>,
     random: Random,
     runs: u64,
+    /// The fast path that flows are lent to.
+    keeper: Option<Arc<Keeper>>,
 }
 
 /// What came out of the middle, towards which side.
@@ -57,7 +60,7 @@ impl Middle {
         let limits = if world.extra.has_small_tables { small() } else { Limits::default() };
         let policy = Policy::new(vec![service], limits, MTU as u16).expect("one service");
         let (shared, engines) = run(policy, world.extra.workers, 0);
-        let middle = Middle {
+        let mut middle = Middle {
             engines,
             shared,
             random: Random::new(world.seed ^ 0x3333),
@@ -67,9 +70,21 @@ impl Middle {
             epoch: 1_000,
             next_epoch: now.after(world.first_epoch),
             next_timer: None,
+            keeper: None,
         };
         middle.install_keys(now);
+        if world.extra.is_lent {
+            middle.lend(now);
+        }
         middle
+    }
+
+    /// Lends the flows, those that are there and those to come.
+    fn lend(&mut self, now: Instant) {
+        let keeper = Arc::new(Keeper::default());
+        keeper.tell_time(now);
+        assert!(self.shared.set_fast_path(now, keeper.clone()).is_ok(), "there is room for all");
+        self.keeper = Some(keeper);
     }
 
     fn install_keys(&self, now: Instant) {
@@ -79,6 +94,9 @@ impl Middle {
     }
 
     fn rotate(&mut self, now: Instant) {
+        if let Some(keeper) = &self.keeper {
+            keeper.tell_time(now);
+        }
         while self.next_epoch <= now {
             self.epoch += 1;
             self.install_keys(self.next_epoch);
@@ -155,6 +173,9 @@ impl Middle {
         self.install_keys(now);
         let past = Past { age: Duration::ZERO, is_exact: true, is_kept: false };
         self.engines[0].import(now, past, &services, flows);
+        if self.keeper.is_some() {
+            self.lend(now);
+        }
         self.look_at_timers();
     }
 
@@ -195,6 +216,9 @@ impl Middle {
             if port.received != port.forwarded + port.consumed + port.dropped {
                 return Some(format!("a frame without a fate, or with two: {port:?}"));
             }
+        }
+        if let Some(lent) = self.keeper.as_ref().map(|keeper| keeper.len()).filter(|lent| *lent != 0) {
+            return Some(format!("{lent} flows are lent still"));
         }
         (flows + half_open + snapshot.early_data_octets != 0).then(|| {
             format!(

@@ -4,8 +4,12 @@
 pub mod app;
 pub mod attack;
 pub mod connection;
+pub mod ecn;
 pub mod grid;
+pub mod honest;
 pub mod host;
+pub mod icmp;
+pub mod keeper;
 pub mod listener;
 pub mod middle;
 pub mod network;
@@ -15,4 +19,5 @@ pub mod rich;
 pub mod siege;
 pub mod smol;
 pub mod tcp;
+pub mod wide;
 pub mod world;

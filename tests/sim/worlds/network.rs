@@ -7,6 +7,7 @@ use std::time::Duration;
 use synwall::engine::Side;
 use synwall::time::Instant;
 
+use super::ecn;
 use super::grid::Network;
 use super::packet::{LINK, Socket};
 use super::random::Random;
@@ -29,6 +30,8 @@ pub enum Event {
     Reload,
     /// The operator starts synwall anew.
     Restart,
+    /// A client is gone without a word; the next one on its tuple begins.
+    Reboot(usize),
 }
 
 /// A frame on its way.
@@ -106,6 +109,7 @@ pub struct Link {
     busy_until: Instant,
     sent: u64,
     lost: u64,
+    marked: u64,
 }
 
 /// What became of a frame: when its copies arrive, and a word about it.
@@ -129,6 +133,8 @@ impl Link {
         let Some(now) = self.queue(now, network, frame.octets.len()) else {
             return Fate { arrivals: Vec::new(), flipped: None, word: " [full]" };
         };
+        let is_marked = !frame.is_corrupt && random.happens(network.marking) && ecn::mark(&mut frame.octets);
+        self.marked += u64::from(is_marked);
         let flipped =
             (!frame.is_corrupt && random.happens(network.corruption)).then(|| flip(frame, random)).flatten();
         let mut word = if flipped.is_some() { " [bent]" } else { "" };
@@ -149,6 +155,11 @@ impl Link {
             arrivals.push(arrivals[0].after(random.duration(most)));
         }
         Fate { arrivals, flipped, word }
+    }
+
+    /// How many frames it has marked.
+    pub fn marked(&self) -> u64 {
+        self.marked
     }
 
     /// How many frames it has lost, of a million: with bursts many more than the dice say.

@@ -12,6 +12,8 @@ pub const SYN: u8 = 2;
 pub const RST: u8 = 4;
 pub const PSH: u8 = 8;
 pub const ACK: u8 = 16;
+pub const ECE: u8 = 64;
+pub const CWR: u8 = 128;
 
 /// The octets of the link header.
 pub const LINK: usize = 14;
@@ -142,25 +144,6 @@ pub fn before(a: u32, b: u32) -> bool {
 /// Whether `low <= x <= high` in sequence space.
 pub fn within(x: u32, low: u32, high: u32) -> bool {
     !before(x, low) && !before(high, x)
-}
-
-/// An ICMP error of a router at `from` about a packet, whose sender it is for; IPv4 only.
-pub fn icmp_error((kind, code): (u8, u8), from: IpAddr, quote: &[u8]) -> Option<Vec<u8>> {
-    let IpAddr::V4(from) = from else { return None };
-    let quote = &quote[..quote.len().min(40)];
-    let mut message = vec![kind, code, 0, 0, 0, 0, 0x05, 0x00];
-    message.extend(quote);
-    let sum = !checksum::sum(&message);
-    message[2..4].copy_from_slice(&sum.to_be_bytes());
-    let mut packet = vec![0x45, 0];
-    packet.extend((20 + message.len() as u16).to_be_bytes());
-    packet.extend([0, 0, 0, 0, 60, 1, 0, 0]);
-    packet.extend(from.octets());
-    packet.extend(&quote[12..16]);
-    let sum = !checksum::sum(&packet);
-    packet[10..12].copy_from_slice(&sum.to_be_bytes());
-    packet.extend(message);
-    Some(on_link(&packet))
 }
 
 /// Source and destination of a frame that carries a segment.

@@ -19,7 +19,7 @@ pub fn enrich(world: &mut World, random: &mut Random) {
     }
 }
 
-fn roughen(world: &mut World, random: &mut Random) {
+pub(super) fn roughen(world: &mut World, random: &mut Random) {
     let network = &mut world.network;
     network.burst = random.pick(&[Duration::ZERO, Duration::from_millis(20), Duration::from_millis(200)]);
     if !network.burst.is_zero() {
@@ -43,7 +43,7 @@ fn roughen(world: &mut World, random: &mut Random) {
 }
 
 /// On links that lose nothing, so that whatever happens to an innocent is the attacker's doing.
-fn attack(world: &mut World, random: &mut Random) {
+pub(super) fn attack(world: &mut World, random: &mut Random) {
     let network = &mut world.network;
     (network.loss, network.corruption) = (0, 0);
     let is_calm = random.below(2) == 0;

@@ -14,6 +14,7 @@ use synwall::time::Instant;
 use synwall::wire::tcp::Segment;
 use synwall::wire::tcp_options::SynOptions;
 
+use super::ecn::{self, Codepoint, Ecn};
 use super::host::{End, Foreign, Host};
 use super::packet::{ACK, FIN, Outgoing, PSH, RST, SYN, Socket, before, sack_blocks, valid, within};
 
@@ -30,6 +31,8 @@ pub struct Settings {
     /// Where its clock of timestamps starts.
     pub ts_offset: u32,
     pub keep_alive: bool,
+    /// RFC 3168.
+    pub ecn: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +63,7 @@ pub struct Tcp {
     was_proved: bool,
     send: Send,
     receive: Receive,
+    ecn: Ecn,
     /// What both have agreed on.
     scales: bool,
     timestamps: bool,
@@ -75,6 +79,8 @@ pub struct Tcp {
     foreign: Option<Foreign>,
     /// SYN-ACKs sent of this connection.
     answers: u32,
+    /// ISS and SND.NXT of connections before this one.
+    past: Vec<(u32, u32)>,
 }
 
 struct Send {
@@ -298,6 +304,7 @@ impl Tcp {
             was_proved: false,
             send: Send::new(settings.iss),
             receive: Receive::new(0, 0),
+            ecn: Ecn::default(),
             scales: false,
             timestamps: false,
             sack: false,
@@ -310,6 +317,7 @@ impl Tcp {
             wants_reset: false,
             foreign: None,
             answers: 0,
+            past: Vec::new(),
         }
     }
 
@@ -344,6 +352,7 @@ impl Tcp {
             (value, self.receive.ts_recent)
         });
         self.receive.last_ack_sent = self.receive.next;
+        let flags = flags | if flags & SYN == 0 { self.ecn.of_segment(false) } else { 0 };
         Outgoing {
             flags: flags | ACK,
             seq,
@@ -365,7 +374,7 @@ impl Tcp {
         }
         let syn = self.segment(now, SYN, self.send.iss);
         let syn = Outgoing {
-            flags: if is_answer { SYN | ACK } else { SYN },
+            flags: if is_answer { SYN | ACK } else { SYN } | self.ecn.of_syn(is_answer, self.settings.ecn),
             ack: if is_answer { syn.ack } else { 0 },
             mss: Some(self.settings.mss),
             wscale: self.settings.wscale.filter(|_| !is_answer || self.scales),
@@ -426,17 +435,19 @@ impl Tcp {
         let iss =
             if self.send.max == self.send.iss { self.send.iss } else { self.send.max.wrapping_add(65_537) };
         let options = SynOptions::parse(segment.options());
-        *self = Tcp { foreign: self.foreign.take(), ..Tcp::listen(self.settings, self.local, self.remote) };
+        let next = Tcp::listen(self.settings, self.local, self.remote);
+        *self = Tcp { foreign: self.foreign.take(), past: self.with_this_past(), ..next };
         self.send = Send::new(iss);
         self.receive = Receive::new(segment.seq().0, options.timestamps.map_or(0, |(value, _)| value));
         self.agree(&options);
+        self.ecn.agree(segment.flags().0, self.settings.ecn);
         self.send.window = u32::from(segment.window());
         self.state = State::SynReceived;
         self.put_syn(now, out);
         self.timer = Some(now.after(FIRST_RTO));
     }
 
-    fn handle(&mut self, now: Instant, segment: &Segment<'_>, out: &mut Vec<Vec<u8>>) {
+    fn handle(&mut self, now: Instant, segment: &Segment<'_>, codepoint: Codepoint, out: &mut Vec<Vec<u8>>) {
         let flags = segment.flags().0;
         let is_opening = flags & (SYN | ACK | RST) == SYN;
         match self.state {
@@ -453,7 +464,7 @@ impl Tcp {
             | State::CloseWait
             | State::Closing
             | State::LastAck
-            | State::TimeWait => self.synchronized(now, segment, out),
+            | State::TimeWait => self.synchronized(now, segment, codepoint, out),
         }
     }
 
@@ -483,6 +494,7 @@ impl Tcp {
             }
             self.receive = Receive::new(segment.seq().0, options.timestamps.map_or(0, |(value, _)| value));
             self.agree(&options);
+            self.ecn.agree(flags, self.settings.ecn);
             self.send.una = segment.ack().0;
             self.send.window = u32::from(segment.window());
             (self.send.wl1, self.send.wl2) = (segment.seq().0, segment.ack().0);
@@ -521,7 +533,13 @@ impl Tcp {
     }
 
     /// RFC 9293 §3.10.7.4.
-    fn synchronized(&mut self, now: Instant, segment: &Segment<'_>, out: &mut Vec<Vec<u8>>) {
+    fn synchronized(
+        &mut self,
+        now: Instant,
+        segment: &Segment<'_>,
+        codepoint: Codepoint,
+        out: &mut Vec<Vec<u8>>,
+    ) {
         let flags = segment.flags().0;
         let (seq, end) = (segment.seq().0, segment.end().0);
         let timestamps = segment.options().timestamps().filter(|_| self.timestamps);
@@ -596,6 +614,13 @@ impl Tcp {
             if !before(self.receive.last_ack_sent, seq) {
                 self.receive.ts_recent = value;
             }
+        }
+        if let Err(what) = self.ecn.note(codepoint, flags) {
+            self.blame(true, what);
+        }
+        if self.ecn.is_to_reduce(flags, ack, self.send.max) {
+            self.send.ssthresh = (self.send.in_flight() / 2).max(2 * self.send.mss);
+            self.send.cwnd = self.send.cwnd.min(self.send.ssthresh);
         }
         self.unanswered = 0;
         if self.send.in_flight() == 0 {
@@ -779,7 +804,14 @@ impl Tcp {
         let start = seq.wrapping_sub(self.send.iss.wrapping_add(1)) as usize;
         let segment = self.segment(now, flags, seq);
         let payload = &self.send.stream[start..start + len as usize];
-        out.push(Outgoing { payload, ..segment }.frame(self.local, self.remote));
+        let is_markable = self.ecn.is_agreed() && is_new && len != 0;
+        let word = self.ecn.of_segment(is_markable);
+        let mut frame =
+            Outgoing { payload, flags: segment.flags | word, ..segment }.frame(self.local, self.remote);
+        if is_markable {
+            ecn::set(&mut frame, ECT);
+        }
+        out.push(frame);
         self.send.next = seq.wrapping_add(len).wrapping_add(u32::from(fin));
         if before(self.send.max, self.send.next) {
             self.send.max = self.send.next;
@@ -886,6 +918,19 @@ impl Tcp {
         }
     }
 
+    fn with_this_past(&mut self) -> Vec<(u32, u32)> {
+        self.past.push((self.send.iss, self.send.max));
+        std::mem::take(&mut self.past)
+    }
+
+    /// A client's next connection.
+    fn begin(&mut self, now: Instant) {
+        let mut next = Tcp::connect(self.settings, self.local, self.remote);
+        (next.foreign, next.past) = (self.foreign.take(), self.with_this_past());
+        next.timer = Some(now);
+        *self = next;
+    }
+
     fn keeps_alive(&self) -> bool {
         self.settings.keep_alive
             && (self.timer.is_none() || self.state == State::FinWait2)
@@ -896,7 +941,7 @@ impl Tcp {
 impl Host for Tcp {
     fn receive(&mut self, now: Instant, frame: &[u8], out: &mut Vec<Vec<u8>>) {
         if let Some(layout) = valid(frame) {
-            self.handle(now, &Segment::new(frame, layout), out);
+            self.handle(now, &Segment::new(frame, layout), ecn::of_packet(frame), out);
             self.transmit(now, out);
         }
     }
@@ -980,11 +1025,29 @@ impl Host for Tcp {
 
     fn reopen(&mut self, now: Instant, advance: u32) -> bool {
         self.settings.iss = self.send.max.wrapping_add(advance);
-        let mut next = Tcp::connect(self.settings, self.local, self.remote);
-        next.foreign = self.foreign.take();
-        next.timer = Some(now);
-        *self = next;
+        self.begin(now);
         true
+    }
+
+    fn forget(&mut self, now: Instant, iss: u32, ts_offset: u32) -> bool {
+        self.settings = Settings { iss, ts_offset, ..self.settings };
+        self.begin(now);
+        true
+    }
+
+    fn hear_too_big(&mut self, now: Instant, mtu: u16, seq: u32, out: &mut Vec<Vec<u8>>) -> bool {
+        let headers = if self.local.0.is_ipv4() { 40 } else { 60 } + if self.timestamps { 12 } else { 0 };
+        let mss = u32::from(mtu).saturating_sub(headers);
+        // RFC 5927 §7: only what is in flight can be too big.
+        if within(seq, self.send.una, self.send.max.wrapping_sub(1))
+            && LEAST_MSS <= mss
+            && mss < self.send.mss
+        {
+            self.send.mss = mss;
+            self.resend_first(now, out);
+        }
+        let is_late = self.past.iter().any(|(iss, max)| within(seq, *iss, *max));
+        is_late || within(seq, self.send.iss, self.send.max)
     }
 
     fn foreign(&mut self) -> Option<Foreign> {
@@ -992,6 +1055,10 @@ impl Host for Tcp {
     }
 }
 
+/// ECT(0).
+const ECT: u8 = 2;
+/// Of an MTU of 552, Linux's least, less than which no honest router has.
+const LEAST_MSS: u32 = 480;
 const FIRST_RTO: Duration = Duration::from_secs(1);
 const MIN_RTO: Duration = Duration::from_millis(200);
 /// Short of what RFC 6298 §2.5 allows: on links that lose a third, pauses of a minute add up to more than a table may

@@ -31,6 +31,11 @@ pub struct Outcome {
     pub opened: u64,
     /// Connections that went as planned to their end.
     pub completed: u64,
+    /// Connections that their client forgot, which are not among those.
+    pub forgotten: u64,
+    /// Frames that an honest router found too big, and that one marked.
+    pub too_big: u64,
+    pub marked: u64,
     /// Of those, the ones that moved at least 10,000 octets each way.
     pub transfers: u64,
     /// Frames that hosts and the middle sent.
@@ -80,6 +85,8 @@ pub(super) struct World<'a> {
     pub(super) sockets: Vec<Socket>,
     /// What an attacker may have guessed of the connections.
     pub(super) seen: Vec<[Option<(u32, u32)>; 2]>,
+    /// Frames that were longer than the link of an honest router.
+    pub(super) too_big: u64,
 }
 
 impl<'a> World<'a> {
@@ -106,6 +113,7 @@ impl<'a> World<'a> {
             ),
             sockets: (0..plan.plans.len()).map(|number| client(number, plan)).collect(),
             seen: vec![[None; 2]; plan.plans.len()],
+            too_big: 0,
         };
         world.schedule(start);
         for (number, connection) in plan.plans.iter().enumerate() {
@@ -122,6 +130,10 @@ impl<'a> World<'a> {
             self.queue.push(start.after(attack.start), Event::Attack(number));
         }
         extra.reloads.iter().for_each(|at| self.queue.push(start.after(*at), Event::Reload));
+        extra
+            .reboots
+            .iter()
+            .for_each(|(at, number)| self.queue.push(start.after(*at), Event::Reboot(*number)));
         extra.restarts.iter().for_each(|at| self.queue.push(start.after(*at), Event::Restart));
     }
 
@@ -170,6 +182,7 @@ impl<'a> World<'a> {
                 let reaction = self.listener.wake(self.now, from);
                 self.react(from, reaction);
             }
+            Event::Reboot(number) => self.reboot(number),
             Event::Reload => _ = self.middle.as_mut().map(Middle::reload),
             Event::Restart => _ = self.middle.as_mut().map(|middle| middle.restart(self.now)),
         }
@@ -186,6 +199,10 @@ impl<'a> World<'a> {
     /// Puts a frame on the link of `side`, towards the middle (0) or away from it (1).
     fn transmit(&mut self, away: usize, side: Side, mut frame: Frame) {
         self.frames += 1;
+        if self.is_too_big(away, side, &frame) {
+            self.print(away, side, &frame, " [too big]", None);
+            return;
+        }
         let number = number_of(side, away, &frame.octets);
         let network = self.plan.network.of_link(away, side);
         let fate = self.links[away][side.index()].carry(self.now, &network, &mut self.random, &mut frame);
@@ -228,7 +245,7 @@ impl<'a> World<'a> {
 
     /// A host discards what its checksums do not cover.
     fn arrive(&mut self, side: Side, frame: &Frame) {
-        let Some(layout) = valid(&frame.octets) else { return };
+        let Some(layout) = valid(&frame.octets) else { return self.hear(side, frame) };
         let (from, to) = sockets(&frame.octets, layout);
         let theirs = if side == Side::Client { to } else { from };
         let Some(number) = self.sockets.iter().position(|socket| *socket == theirs) else {
@@ -250,7 +267,7 @@ impl<'a> World<'a> {
         self.touch(number, side);
     }
 
-    fn emit(&mut self, side: Side, frames: Vec<Vec<u8>>) {
+    pub(super) fn emit(&mut self, side: Side, frames: Vec<Vec<u8>>) {
         for octets in frames {
             self.note_numbers(side, &octets);
             self.transmit(0, side, Frame::sent(octets));
@@ -258,7 +275,7 @@ impl<'a> World<'a> {
     }
 
     /// Lets application and TCP of one end do what they can.
-    fn touch(&mut self, number: usize, side: Side) {
+    pub(super) fn touch(&mut self, number: usize, side: Side) {
         let now = self.now;
         let connection = &mut self.connections[number];
         if side == Side::Server {
@@ -340,14 +357,19 @@ impl<'a> World<'a> {
     fn conclude(self) -> Outcome {
         let slowed = self.slowed();
         let loss = self.links.iter().flatten().map(Link::loss).max().unwrap_or(0);
-        let mut outcome =
-            Outcome { frames: self.frames, loss, violations: self.violations, ..Outcome::default() };
+        let marked = self.links.iter().flatten().map(Link::marked).sum();
+        let mut outcome = Outcome { frames: self.frames, loss, marked, ..Outcome::default() };
+        (outcome.too_big, outcome.violations) = (self.too_big, self.violations);
         outcome.violations.extend(slowed);
         outcome.violations.extend(self.middle.as_ref().and_then(Middle::leftovers));
         outcome.snapshot = self.middle.as_ref().map(Middle::snapshot);
         outcome.promises = self.middle.as_ref().map(|middle| middle.promises(self.now));
         for (number, connection) in self.connections.iter().enumerate() {
             for generation in 0..connection.issues.len() {
+                if connection.forgotten.contains(&generation) {
+                    outcome.forgotten += 1;
+                    continue;
+                }
                 outcome.tried += 1;
                 let mut clients = connection.ends(Side::Client, generation);
                 outcome.opened += u64::from(clients.any(|app| app.opened.is_some()));
