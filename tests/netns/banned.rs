@@ -43,11 +43,19 @@ fn clients_that_are_barred_cost_no_one_else_a_connection() {
     lab.stop();
 }
 
-/// Gives all addresses of the prefix to the attacker.
+/// Gives the client of a network to the attacker.
 fn own(lab: &Lab, prefix: &str) {
-    let (ip, family) = if prefix.contains(':') { ("-6", "ip6") } else { ("-4", "ip") };
+    let family = if prefix.contains(':') { "ip6" } else { "ip" };
     lab.run("attacker", &["nft", "insert rule netdev lab ingress", family, "daddr", prefix, "accept"]);
-    lab.run("attacker", &["ip", ip, "route", "add", "local", prefix, "dev", "lo"]);
+    lab.run("attacker", &["ip", "address", "add", &client_of(prefix).to_string(), "dev", "lo"]);
+}
+
+/// Host 7 of a network.
+fn client_of(prefix: &str) -> IpAddr {
+    match prefix.split_once('/').unwrap().0.parse().unwrap() {
+        IpAddr::V4(v4) => IpAddr::V4((u32::from(v4) + 7).into()),
+        IpAddr::V6(v6) => IpAddr::V6((u128::from(v6) + 7).into()),
+    }
 }
 
 /// The server's packet filter, as fail2ban and ufw have it: RST, or port unreachable.
@@ -64,12 +72,7 @@ fn bar_at_server(lab: &Lab) {
 
 /// A barred client's attempts; how many were served.
 fn come_back(lab: &Lab, prefix: &str) -> JoinHandle<u64> {
-    let network = prefix.split_once('/').unwrap().0;
-    // Host 7 of the network.
-    let source: IpAddr = match network.parse().unwrap() {
-        IpAddr::V4(v4) => IpAddr::V4((u32::from(v4) + 7).into()),
-        IpAddr::V6(v6) => IpAddr::V6((u128::from(v6) + 7).into()),
-    };
+    let source = client_of(prefix);
     let server = address(SERVER[usize::from(source.is_ipv6())], 80);
     lab.spawn("attacker", move || {
         let attempts = at_intervals(ATTEMPTS, LASTS / ATTEMPTS as u32, move || is_served(source, server));
