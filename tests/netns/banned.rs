@@ -1,6 +1,6 @@
 //! Clients that the operator or the server bars come back again and again, and cost no one else a connection.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -47,7 +47,9 @@ fn clients_that_are_barred_cost_no_one_else_a_connection() {
 fn own(lab: &Lab, prefix: &str) {
     let family = if prefix.contains(':') { "ip6" } else { "ip" };
     lab.run("attacker", &["nft", "insert rule netdev lab ingress", family, "daddr", prefix, "accept"]);
-    lab.run("attacker", &["ip", "address", "add", &client_of(prefix).to_string(), "dev", "lo"]);
+    let address = client_of(prefix).to_string();
+    let is_at_once: &[&str] = if family == "ip6" { &["nodad"] } else { &[] };
+    lab.run("attacker", &[&["ip", "address", "add", &address, "dev", "eth0"], is_at_once].concat());
 }
 
 /// Host 7 of a network.
@@ -82,7 +84,13 @@ fn come_back(lab: &Lab, prefix: &str) -> JoinHandle<u64> {
 
 /// Within less than the second after which a client sends its SYN again.
 fn is_served(source: IpAddr, server: SocketAddr) -> bool {
-    let Ok(mut stream) = connect_within(source, server, Duration::from_millis(150)) else { return false };
+    let mut stream = match connect_within(source, server, Duration::from_millis(150)) {
+        Ok(stream) => stream,
+        Err(error) => {
+            assert_ne!(error.kind(), ErrorKind::AddrNotAvailable, "{source} is the attacker's");
+            return false;
+        }
+    };
     stream.write_all(b"GET / HTTP/1.0\r\n\r\n").is_ok()
         && stream.read(&mut [0; 64]).is_ok_and(|read| read > 0)
 }

@@ -307,7 +307,7 @@ const SEGMENTS: u64 = 200_000;
 const RATE: u64 = 10_000;
 const BURST: u64 = 50;
 /// What an end writes at a time, and how long it then waits.
-const PIECE: usize = 4_000;
+const PIECE: usize = 4_096;
 const PAUSE: Duration = Duration::from_millis(50);
 /// Less than any end sends while it is attacked.
 const FEW: u64 = 40_000;

@@ -47,7 +47,7 @@ impl Tally {
             counts.opened += outcome.opened;
             counts.completed += outcome.completed;
             counts.transfers += outcome.transfers;
-            counts.lost += failed(Cause::Loss);
+            counts.lost += failed(Cause::Loss) + failed(Cause::LateReset);
             counts.faulty += failed(Cause::Host);
             self.frames += outcome.frames;
         }

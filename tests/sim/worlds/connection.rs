@@ -1,5 +1,7 @@
 //! A tuple's connections in a world: their ends, what became of them, and why.
 
+use std::time::Duration;
+
 use synwall::engine::Side;
 use synwall::time::Instant;
 
@@ -22,6 +24,8 @@ pub struct Connection {
     pub past: Vec<App>,
     /// Generations of which the client forgot all before they were over.
     pub forgotten: Vec<usize>,
+    /// Generations of which a RST of synwall's took longer to the server than it takes one to be beside it.
+    pub overtaken: Vec<usize>,
     /// Frames of it that were lost or bent since an end last got on, for each generation.
     pub losses: Vec<u32>,
     progress: u32,
@@ -40,6 +44,7 @@ impl Connection {
             is_reopening: false,
             past: Vec::new(),
             forgotten: Vec::new(),
+            overtaken: Vec::new(),
             losses: Vec::new(),
             progress: 0,
         }
@@ -103,6 +108,13 @@ impl Connection {
         self.progress = 0;
     }
 
+    /// A RST of synwall's is on its way to the server, and takes so long.
+    pub fn note_reset(&mut self, takes: Duration) {
+        if takes >= NEAR {
+            self.overtaken.push(self.issues.len().saturating_sub(1));
+        }
+    }
+
     /// A frame of the newest connection was lost or bent.
     pub fn note_loss(&mut self) {
         if let Some(losses) = self.losses.last_mut() {
@@ -134,6 +146,8 @@ impl Connection {
         let hosts = self.hosts.as_ref()?;
         if hosts.iter().any(|host| host.is_faulty()) {
             Some(Cause::Host)
+        } else if self.overtaken.contains(&generation) {
+            Some(Cause::LateReset)
         } else if self.losses.get(generation).is_some_and(|losses| *losses >= PATIENCE) {
             Some(Cause::Loss)
         } else {
@@ -147,7 +161,12 @@ impl Connection {
 pub enum Cause {
     Loss,
     Host,
+    /// Row NEW-1 of `docs/faults.md`: synwall counts on a server that is beside it.
+    LateReset,
 }
+
+/// In which a RST of synwall's is at the server: `RESET_SETTLES` of the engine.
+const NEAR: Duration = Duration::from_millis(500);
 
 /// The least number of losses that makes an end give up: the SYNs that synwall sends to a server.
 const PATIENCE: u32 = 4;

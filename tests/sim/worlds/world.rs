@@ -17,7 +17,7 @@ use super::host::Host;
 use super::listener::Listener;
 use super::middle::{Departure, Middle};
 use super::network::{Event, Frame, Link, Queue};
-use super::packet::{Socket, sockets, valid};
+use super::packet::{RST, Socket, sockets, valid};
 use super::random::Random;
 use super::smol::Smol;
 use super::tcp::Tcp;
@@ -209,6 +209,14 @@ impl<'a> World<'a> {
         self.print(away, side, &frame, fate.word, fate.flipped);
         if fate.arrivals.is_empty() || fate.flipped.is_some() {
             number.and_then(|number| self.connections.get_mut(number)).map(Connection::note_loss);
+        }
+        if let Some(latest) = fate.arrivals.iter().max()
+            && (away, side) == (1, Side::Server)
+            && !frame.is_as_sent
+            && is_reset(&frame.octets)
+            && let Some(connection) = number.and_then(|number| self.connections.get_mut(number))
+        {
+            connection.note_reset(latest.since(self.now));
         }
         for at in fate.arrivals {
             let copy = frame.clone();
@@ -423,6 +431,10 @@ fn client(number: usize, plan: &grid::World) -> Socket {
         true => Ipv6Addr::new(0x2001, 0xdb8, 0, network, 0, 0, 0, host).into(),
     };
     (address, FIRST_PORT + number as u16)
+}
+
+fn is_reset(octets: &[u8]) -> bool {
+    valid(octets).is_some_and(|layout| Segment::new(octets, layout).flags().0 & RST != 0)
 }
 
 /// The connection that a frame belongs to, by the client's port.
