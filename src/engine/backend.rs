@@ -210,8 +210,9 @@ impl Backend {
         }
         self.was_hurried = false;
         if core::mem::take(&mut self.waits) {
-            let send = if self.has_begun_anew { Timeout::Resend } else { Timeout::Send };
-            return (send(self.handshake), FIRST_TIMEOUT);
+            let handshake = self.handshake;
+            let again = Timeout::Resend { handshake, is_late: false };
+            return (if self.has_begun_anew { again } else { Timeout::Send(handshake) }, FIRST_TIMEOUT);
         }
         if self.retries >= MAX_RETRIES {
             return (self.give_up(), Duration::ZERO);
@@ -371,8 +372,9 @@ impl Backend {
             return Answer::Unexpected { resend: None, wants_reset: false };
         }
         // It acknowledges the first SYN: the SYN-ACK was overtaken, and something late of an old connection called for the ACK
-        // (RFC 9293 §3.10.7.3: dropped). After a timeout it is an old connection's all the same, whose client chose that ISS twice.
-        if acknowledges_syn && self.retries == 0 {
+        // (RFC 9293 §3.10.7.3: dropped). It is an old connection's all the same if the server may have one of that ISS: it was told to
+        // forget it, or lets a timeout pass.
+        if acknowledges_syn && self.retries == 0 && self.handshake.forgotten.is_none() {
             return Answer::Unexpected { resend: None, wants_reset: false };
         }
         // A bare ACK: the server still holds an old connection on the tuple. RST frees it, and the SYN goes out again
