@@ -70,6 +70,8 @@ impl FastPath for Keeper {
 
     fn note_refusal(&self, _: (IpAddr, u16), _: Option<IpAddr>, _: Duration) {}
 
+    fn note_known(&self, _: IpAddr, _: Duration) {}
+
     fn press(&self, _: ServiceId, is_pressed: bool) {
         self.is_pressed.store(is_pressed, Ordering::Relaxed);
     }
