@@ -89,10 +89,6 @@ fn addresses(theme: &mut Theme) {
             dropped(theme, &name, why, "always", DropReason::BogusAddress, &seg.frame(Side::Client));
         }
     }
-    let other = Seg::of("198.18.255.3:44003".parse().unwrap(), server);
-    let why = "A server does not call from outside.";
-    let frame = other.flags(SYN).frame(Side::Client);
-    dropped(theme, "source-another-server", why, "always", DropReason::BogusAddress, &frame);
     let server = v6(1).1;
     for source in ["::", "::1", "ff02::1", "::ffff:198.18.0.1", "2001:db8:255::2"] {
         let client = format!("[{source}]:44003").parse().unwrap();

@@ -191,6 +191,14 @@ fn surroundings(theme: &mut Theme) {
         frame[..6].copy_from_slice(&[first, 0xbf, 10, 0, 0, 9]);
         answered_frame(theme, name, if name == "group" { why } else { "" }, "always", &frame);
     }
+    let why = "Servers may call each other by way of a router outside: what comes from one is answered like any other.";
+    for (family, caller, ends) in
+        [("ipv4", "198.18.255.3:25", v4(40_012)), ("ipv6", "[2001:db8:255::3]:25", v6(40_012))]
+    {
+        let why = if family == "ipv4" { why } else { "" };
+        let seg = syn((caller.parse().unwrap(), ends.1)).raw(&LINUX);
+        answered(theme, &format!("source-another-server-{family}"), why, "servers", &seg);
+    }
     let mut padded = syn(v4(40_009)).frame(Side::Client);
     padded.resize(60, 0xee);
     answered_frame(theme, "link-padding", "Padding of the link is no part of the packet.", "always", &padded);
@@ -216,6 +224,14 @@ const POLICIES: &str = r#"[policy.always]
 services = [
   { name = "web", prefix = "198.18.255.2", ports = [[80, 80]], mode = "always" },
   { name = "web6", prefix = "2001:db8:255::2", ports = [[80, 80]], mode = "always" },
+]
+
+[policy.servers]
+services = [
+  { name = "web", prefix = "198.18.255.2", ports = [[80, 80]], mode = "always" },
+  { name = "web6", prefix = "2001:db8:255::2", ports = [[80, 80]], mode = "always" },
+  { name = "mail", prefix = "198.18.255.3", ports = [[25, 25]], mode = "always" },
+  { name = "mail6", prefix = "2001:db8:255::3", ports = [[25, 25]], mode = "always" },
 ]
 
 [policy.plain]

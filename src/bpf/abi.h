@@ -185,8 +185,6 @@ struct budget {
 struct area {
 	__u32 address[4];
 	__u32 mask[4];
-	/* A single address: that of a server, which does not call from outside. Not set if its services are all off. */
-	__u32 is_server;
 	/* One of its services, or of those of a shorter prefix around it, is not off. */
 	__u32 is_protected;
 };
@@ -362,7 +360,7 @@ struct sighting {
 ASSERT_ABI(sizeof(struct settings) == 184);
 ASSERT_ABI(sizeof(struct service) == 56);
 ASSERT_ABI(sizeof(struct budget) == 64);
-ASSERT_ABI(sizeof(struct area) == 40);
+ASSERT_ABI(sizeof(struct area) == 36);
 ASSERT_ABI(sizeof(struct port_block) == 64);
 ASSERT_ABI(sizeof(struct prefix_key) == 20);
 ASSERT_ABI(sizeof(struct flow_key) == 36);

@@ -92,15 +92,11 @@ static __always_inline int verify(const struct packet *p)
 }
 
 /* What is wrong with a SYN. */
-static __always_inline int screen_opening(const struct settings *settings, const struct packet *p)
+static __always_inline int screen_opening(const struct packet *p)
 {
 	int verdict = screen(p);
 
-	if (verdict == CONTINUE)
-		verdict = verify(p);
-	if (verdict == CONTINUE && is_from_server(settings, p))
-		verdict = DROPPED(DROP_BOGUS_ADDRESS);
-	return verdict;
+	return verdict == CONTINUE ? verify(p) : verdict;
 }
 
 #endif

@@ -86,15 +86,6 @@ static __always_inline bool is_protected(const struct settings *settings, const 
 	return area && area->is_protected;
 }
 
-/* Whether a server's address stands as the source: servers do not call from outside. */
-static __always_inline bool is_from_server(const struct settings *settings, const struct packet *p)
-{
-	__u32 place;
-	struct area *area = find_area(settings, p->is_v6, p->client, &place);
-
-	return area && area->is_server;
-}
-
 /* The operator's rule for the client, 0 if there is none. */
 static __always_inline __u32 find_rule(const struct settings *settings, const struct packet *p)
 {

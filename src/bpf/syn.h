@@ -136,7 +136,7 @@ static __always_inline int try_answer_syn(const struct settings *settings, const
 static __always_inline int challenge(const struct settings *settings, const struct packet *p,
 				     struct service *service, struct service_counters *row)
 {
-	int verdict = screen_opening(settings, p);
+	int verdict = screen_opening(p);
 	__u64 now;
 
 	if (verdict == IS_WANTED)

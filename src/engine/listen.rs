@@ -50,9 +50,7 @@ impl Step<'_> {
     /// Refuses a SYN that no client sends.
     pub(super) fn screen_opening(&self, arrival: &Arrival<'_>, frame: &[u8]) -> Result<(), DropReason> {
         screen(arrival)?;
-        verify(arrival, frame)?;
-        // A server does not call from outside: somebody forges its address, to have one server answer another.
-        if self.policy.is_server(arrival.key.client()) { Err(DropReason::BogusAddress) } else { Ok(()) }
+        verify(arrival, frame)
     }
 
     fn try_answer_syn(&mut self, arrival: &Arrival<'_>, frame: &[u8]) -> Result<(), DropReason> {

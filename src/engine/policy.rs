@@ -408,12 +408,6 @@ impl Policy {
         self.candidates(address).any(|(_, service)| service.mode != Mode::Off)
     }
 
-    /// Whether `address` is that of a server: protected by itself, not as one of a prefix that clients may share.
-    pub fn is_server(&self, address: IpAddr) -> bool {
-        self.candidates(address)
-            .any(|(_, service)| service.mode != Mode::Off && service.prefix == Prefix::host(address))
-    }
-
     fn candidates(&self, address: IpAddr) -> impl Iterator<Item = (ServiceId, &Service)> {
         // A few services are compared faster than an address is hashed.
         let (listed, lengths) = match self.services.len() {

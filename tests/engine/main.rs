@@ -23,6 +23,7 @@ mod forged;
 mod fragments;
 mod frames;
 mod fullness;
+mod hairpin;
 mod handshake;
 mod icmp;
 mod incarnations;

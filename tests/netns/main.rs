@@ -42,6 +42,7 @@ mod differential;
 mod estimates;
 mod failures;
 mod flood;
+mod hairpin;
 mod loss;
 mod modes;
 mod mtu;

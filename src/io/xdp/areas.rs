@@ -41,7 +41,6 @@ impl MappedPrefix {
 /// A protected prefix, or a hole in one.
 pub(super) struct AreaPlan {
     pub(super) prefix: MappedPrefix,
-    pub(super) is_server: bool,
     /// A service that is not off protects it.
     pub(super) is_protected: bool,
     /// The service of each port, plus one; empty for a hole.
@@ -59,12 +58,7 @@ pub(super) fn areas(policy: &Policy) -> Vec<AreaPlan> {
     let mut areas: Vec<AreaPlan> = prefixes.iter().map(|prefix| area(policy, prefix)).collect();
     let is_there = areas.iter().any(|area| area.prefix == MappedPrefix::IPV4);
     if prefixes.iter().any(MappedPrefix::swallows_ipv4) && !is_there {
-        areas.push(AreaPlan {
-            prefix: MappedPrefix::IPV4,
-            is_server: false,
-            is_protected: false,
-            ports: vec![0; PORTS],
-        });
+        areas.push(AreaPlan { prefix: MappedPrefix::IPV4, is_protected: false, ports: vec![0; PORTS] });
     }
     areas.sort_by_key(|area| std::cmp::Reverse(area.prefix.len));
     areas
@@ -81,10 +75,8 @@ fn area(policy: &Policy, prefix: &Prefix) -> AreaPlan {
             }
         }
     }
-    let is_host = *prefix == Prefix::host(prefix.network());
     AreaPlan {
         prefix: MappedPrefix::of(prefix),
-        is_server: is_host && policy.is_server(prefix.network()),
         is_protected: policy.services().iter().any(|service| holds(service) && service.mode != Mode::Off),
         ports,
     }
@@ -146,9 +138,6 @@ mod tests {
                 assert_eq!(find(&areas, address, port), expected, "{address} {port}");
             }
         }
-        let servers: Vec<bool> = areas.iter().map(|area| area.is_server).collect();
-        // By length: the two hosts, of which one is off, then what is no single address.
-        assert_eq!(servers.iter().filter(|is_server| **is_server).count(), 1);
     }
 
     #[test]

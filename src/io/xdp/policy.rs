@@ -141,7 +141,6 @@ impl Path {
             pairs
                 .chain(area.mask.iter().zip(plan.prefix.mask()))
                 .for_each(|(to, from)| to.store(from, Relaxed));
-            area.is_server.store(u32::from(plan.is_server), Relaxed);
             area.is_protected.store(u32::from(plan.is_protected), Relaxed);
         }
         for (blocks, plan) in self.ports.chunks(PORT_BLOCKS).zip(areas) {

@@ -191,7 +191,7 @@ fn impostor(of: Side, knows: Knowledge, view: &View<'_>, random: &mut Random) ->
     };
     let client = view.clients[victim];
     let (from, to) = if of == Side::Client { (client, view.server) } else { (view.server, client) };
-    // A frame in the server's name still comes from outside: it is bogus, and may not matter.
+    // A frame in the server's name still comes from outside: it is of no service, and may not matter.
     Some((Side::Client, segment.frame(from, to)))
 }
 
