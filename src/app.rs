@@ -1,6 +1,7 @@
 //! `synwall run`: puts the parts together in an order in which a failure leaves the host as it was, and takes them
 //! apart again.
 
+mod closed;
 #[cfg(feature = "xdp")]
 mod plane;
 #[cfg(not(feature = "xdp"))]
@@ -28,6 +29,7 @@ use crate::control::http::{self, Answers, Readiness};
 use crate::control::in_force::InForce;
 use crate::control::key;
 use crate::control::live::Live;
+use crate::control::propagation::{self, Propagation};
 use crate::control::reload::ReloadError;
 use crate::control::rotate::{Rotation, unix_time};
 use crate::control::socket::Socket;
@@ -35,6 +37,7 @@ use crate::control::state::{Checkpoints, StateDirectory};
 use crate::engine::stats::ServiceValues;
 use crate::engine::{Engine, Shared};
 use crate::io::af_packet::AfPacket;
+use crate::io::host_stack::Closed;
 use crate::io::{Clock, MonotonicClock, PortStats};
 use crate::metrics::{Exporter, Reload, Sample};
 use crate::time::Instant;
@@ -48,8 +51,9 @@ use workers::{MAX_WORKERS, Workers, cores};
 /// It could not start, or a worker ended. Either way the host is left as it was found.
 pub fn run(path: &Path, config: Config) -> anyhow::Result<()> {
     log_panics();
-    let [outside, inside] = check_host(&config)?;
     let _claims = [Claim::new(&config.bridge.outside)?, Claim::new(&config.bridge.inside)?];
+    propagation::restore(&config.bridge);
+    let [outside, inside] = check_host(&config)?;
     let listener = config.metrics.listen.map(http::bind).transpose().context("metrics")?;
     let socket = config.admin.socket.as_deref().map(Socket::bind).transpose().context("admin")?;
     let state = open_state(&config);
@@ -91,6 +95,8 @@ struct Appliance {
     in_force: Arc<InForce>,
     shared: Arc<Shared>,
     ports: Arc<PortStats>,
+    _closed: Option<Closed>,
+    propagation: Option<Propagation>,
     rotation: Rotation,
     clock: MonotonicClock,
     started: Instant,
@@ -117,6 +123,8 @@ impl Appliance {
         let clock = MonotonicClock::new();
         rotation.turn(&shared, &clock, unix_time());
         let (lanes, ports) = AfPacket::open(&config.bridge.outside, &config.bridge.inside, workers)?;
+        let closed = closed::close(&config.bridge);
+        let propagation = Propagation::new(&config.bridge, ports.clone(), clock.now());
         let mut fast = Fast::open(&config)?;
         let mut first = Engine::new(shared.clone(), 0);
         resume(state.as_deref(), &shared, &mut first, &clock, &fast);
@@ -141,6 +149,8 @@ impl Appliance {
             in_force,
             shared,
             ports,
+            _closed: closed,
+            propagation,
             rotation,
             clock,
             started: clock.now(),
@@ -230,6 +240,9 @@ impl Appliance {
                 () = tokio::time::sleep(pause) => {}
             }
             self.follow_mtus();
+            if let Some(propagation) = &mut self.propagation {
+                propagation.follow(self.clock.now());
+            }
             self.in_force.expire();
             if self.workers.survey() < self.workers.threads.len() {
                 bail!("a packet thread ended, which it never should; the log above says why");
@@ -290,6 +303,7 @@ impl Appliance {
             self.fast.take_down(&self.shared, self.clock);
         }
         self.workers.stop();
+        self.propagation.iter_mut().for_each(Propagation::end);
         self.checkpoints = None;
         if let Some(state) = &self.state
             && let Err(error) = state.save(&self.shared, &self.clock, !goes_on)

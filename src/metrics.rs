@@ -291,6 +291,11 @@ fn ports(sample: &Sample) -> Vec<MetricFamily> {
             "Whether a port is up and has a carrier.",
             io().map(|(side, port)| metric(&[("port", side.port())], f64::from(port.up))),
         ),
+        gauge(
+            "synwall_port_held_down",
+            "Whether a port is held down because the other one has no carrier ([bridge] link_propagation).",
+            io().map(|(side, port)| metric(&[("port", side.port())], f64::from(port.held_down))),
+        ),
         counter(
             "synwall_receive_dropped_total",
             "Frames that arrived on a port and were lost before synwall could decide about them.",

@@ -227,6 +227,11 @@ fn what_is_wrong_makes_it_degraded_or_down() {
     type Change = fn(&mut Sample);
     let table: [(Change, Health, &str); 6] = [
         (|sample| sample.io.ports[1].up = false, Health::Down, "port inside (eth1) is down"),
+        (
+            |sample| (sample.io.ports[1].up, sample.io.ports[1].held_down) = (false, true),
+            Health::Down,
+            "port inside (eth1) is down: held so because outside has no carrier",
+        ),
         (|sample| sample.engine.key_epoch = None, Health::Down, "there is no cookie key"),
         (|sample| sample.workers = 1, Health::Down, "1 of 2 packet threads ended"),
         (

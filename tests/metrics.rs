@@ -33,6 +33,7 @@ fn sample(count: u16) -> Sample {
     io.count_receive_dropped(Side::Client, ReceiveDrop::Kernel, 5);
     io.count_send_failed(Side::Server, SendFailure::QueueFull);
     io.set_up(Side::Server, false);
+    io.set_held_down(Side::Server, true);
     let mut engine = shared.snapshot();
     engine.ports[0].forwarded = 3;
     engine.ports[0].received_octets = 180;
@@ -121,6 +122,8 @@ fn values_stand_where_they_belong() {
         "synwall_passed_up_total{port=\"outside\"} 7",
         "synwall_passed_up_total{port=\"inside\"} 8",
         "synwall_port_up{port=\"inside\"} 0",
+        "synwall_port_held_down{port=\"outside\"} 0",
+        "synwall_port_held_down{port=\"inside\"} 1",
         "synwall_receive_dropped_total{port=\"outside\",where=\"kernel\"} 5",
         "synwall_send_failed_total{port=\"inside\",cause=\"queue_full\"} 1",
         "synwall_config_reload_success 1",

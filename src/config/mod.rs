@@ -58,6 +58,8 @@ pub struct Bridge {
     pub outside: String,
     /// The interface towards the protected servers.
     pub inside: String,
+    /// Whether a port without a carrier takes the other one down.
+    pub link_propagation: bool,
 }
 
 /// Source prefixes and what becomes of them.

@@ -49,6 +49,7 @@ fn bridge(mut section: Section<'_, '_>, problems: &mut Problems) -> Option<Bridg
     let outside = section.require("outside", problems, interface);
     let inside = section.require("inside", problems, interface);
     let at = section.position("inside");
+    let link_propagation = section.read("link_propagation", false, problems, value::boolean);
     section.finish(problems);
     let (outside, inside) = (outside?, inside?);
     if outside == inside {
@@ -57,7 +58,7 @@ fn bridge(mut section: Section<'_, '_>, problems: &mut Problems) -> Option<Bridg
             format!("bridge: inside: {inside:?} is the same interface as outside; a bridge needs two"),
         );
     }
-    Some(Bridge { outside, inside })
+    Some(Bridge { outside, inside, link_propagation })
 }
 
 fn limits(mut section: Section<'_, '_>, problems: &mut Problems) -> Limits {

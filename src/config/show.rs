@@ -15,6 +15,7 @@ pub(super) fn render(config: &Config) -> String {
     page.table("[bridge]");
     page.given("outside", quoted(&config.bridge.outside));
     page.given("inside", quoted(&config.bridge.inside));
+    page.value("link_propagation", &config.bridge.link_propagation, &false, bool::to_string);
     for service in &config.services {
         render_service(&mut page, service, &config.limits);
     }

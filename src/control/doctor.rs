@@ -7,7 +7,7 @@ use std::fmt;
 use std::io;
 
 use super::plane::{self, Choice};
-use super::{hook, http, key, link, privileges, socket, state};
+use super::{hook, http, key, link, privileges, propagation, socket, state};
 use crate::config::{Config, PlaneKind};
 use crate::engine::Side;
 #[cfg(feature = "xdp")]
@@ -150,6 +150,10 @@ fn check_port(report: &mut Report, side: Side, name: &str) -> Option<Link> {
 
 fn check_link_state(report: &mut Report, port: &str, name: &str, link: &Link) {
     match (link.is_up, link.is_running) {
+        (false, _) if propagation::is_held(link) => report.fatal_fix(format!(
+            "{port}: held down by synwall, since the other port has no carrier ([bridge] link_propagation): it comes up when \
+             that has one, or when synwall stops or starts"
+        )),
         (false, _) => report.fatal_fix(format!("{port}: down: bring it up with `ip link set {name} up`")),
         (true, false) => report.fix(format!("{port}: no carrier: check the cable and the other end")),
         (true, true) => report.ok(format!("{port}: up, with carrier")),

@@ -4,13 +4,14 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::AsFd;
 
 use nix::ifaddrs::getifaddrs;
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
+use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 
 use super::sys;
 use crate::io::ethtool::{self, Ethtool};
+use crate::io::netlink::{self, Netlink, attribute, find_attribute, word, word_at};
 
 /// An interface as it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +24,8 @@ pub struct Link {
     pub is_running: bool,
     /// The longest IP packet it carries, in octets.
     pub mtu: u32,
+    /// What an operator notes about it.
+    pub alias: String,
     /// The bridge, bond or VRF that it belongs to: its name and kind.
     pub master: Option<(String, String)>,
 }
@@ -39,9 +42,7 @@ impl Link {
 /// # Errors
 /// The kernel cannot be asked.
 pub fn find(name: &str) -> io::Result<Option<Link>> {
-    let mut octets = name.as_bytes().to_vec();
-    octets.push(0);
-    let Some(answer) = ask(0, &attribute(IFLA_IFNAME, &octets))? else { return Ok(None) };
+    let Some(answer) = ask_by_name(name)? else { return Ok(None) };
     let Some((header, attributes)) = answer.split_at_checked(HEADER_LEN) else { return Ok(None) };
     let flags = word_at(header, 8).unwrap_or(0).cast_signed();
     let master = match find_attribute(attributes, IFLA_MASTER).and_then(word) {
@@ -56,6 +57,7 @@ pub fn find(name: &str) -> io::Result<Option<Link>> {
         is_up: flags & libc::IFF_UP != 0,
         is_running: flags & libc::IFF_RUNNING != 0,
         mtu: find_attribute(attributes, IFLA_MTU).and_then(word).unwrap_or(0),
+        alias: find_attribute(attributes, IFLA_IFALIAS).map_or_else(String::new, string),
         master,
     }))
 }
@@ -120,84 +122,80 @@ pub fn try_packet_socket() -> io::Result<()> {
     sys::set_packet_option(socket.as_fd(), libc::PACKET_IGNORE_OUTGOING, 1)
 }
 
+/// Brings the interface `name` up or down and gives it this alias, in one step.
+///
+/// # Errors
+/// The kernel refuses: the privilege is missing (CAP_NET_ADMIN), the interface is gone, or the alias is too long.
+pub fn set(name: &str, is_up: bool, alias: &str) -> io::Result<()> {
+    let flags = if is_up { libc::IFF_UP } else { 0 };
+    let attributes = [netlink::text(IFLA_IFNAME, name), attribute(IFLA_IFALIAS, alias.as_bytes())].concat();
+    let body = [header(0, flags, libc::IFF_UP), attributes].concat();
+    let request = netlink::message(libc::RTM_SETLINK, netlink::ACK, &body);
+    Netlink::open(SockProtocol::NetlinkRoute)?.carry_out(&request, 1)
+}
+
+/// The names of VLANs and the like that stand on the interface `name` and get what arrives there.
+///
+/// # Errors
+/// The kernel cannot be asked.
+pub fn on_top_of(name: &str) -> io::Result<Vec<String>> {
+    let Some(answer) = ask_by_name(name)? else { return Ok(Vec::new()) };
+    let index = word_at(&answer, 4);
+    let mut found = Vec::new();
+    for other in names()? {
+        let Some(answer) = ask_by_name(&other)? else { continue };
+        let attributes = answer.get(HEADER_LEN..).unwrap_or(&[]);
+        let is_on_it = find_attribute(attributes, IFLA_LINK).and_then(word) == index;
+        // A veth tells its peer in the same way.
+        let is_pair = name_and_kind(&answer).1 == "veth";
+        if is_on_it && !is_pair && find_attribute(attributes, IFLA_LINK_NETNSID).is_none() && other != name {
+            found.push(other);
+        }
+    }
+    Ok(found)
+}
+
+fn ask_by_name(name: &str) -> io::Result<Option<Vec<u8>>> {
+    ask(0, &netlink::text(IFLA_IFNAME, name))
+}
+
 /// Asks for one link, by `index` or by what `attributes` say; its `ifinfomsg` and attributes, or `None` if there is none.
 fn ask(index: u32, attributes: &[u8]) -> io::Result<Option<Vec<u8>>> {
-    let flags = SockFlag::SOCK_CLOEXEC;
-    let socket: OwnedFd = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkRoute)?;
-    let len = u32::try_from(MESSAGE_LEN + HEADER_LEN + attributes.len()).map_err(io::Error::other)?;
-    let mut request = Vec::new();
-    // nlmsghdr: length, type, flags, sequence number, port.
-    request.extend(len.to_ne_bytes());
-    request.extend(libc::RTM_GETLINK.to_ne_bytes());
-    request.extend(1u16.to_ne_bytes());
-    request.extend([0; 8]);
-    // ifinfomsg: family and type, index, flags, change.
-    request.extend([0; 4]);
-    request.extend(index.to_ne_bytes());
-    request.extend([0; 8]);
-    request.extend(attributes);
-    send(socket.as_raw_fd(), &request, MsgFlags::empty())?;
-    let mut answer = vec![0; 1 << 16];
-    let len = recv(socket.as_raw_fd(), &mut answer, MsgFlags::empty())?;
-    answer.truncate(len);
-    let kind = answer.get(4..6).and_then(|octets| Some(u16::from_ne_bytes(octets.try_into().ok()?)));
-    let end = word_at(&answer, 0).and_then(|len| usize::try_from(len).ok()).unwrap_or(0).min(answer.len());
-    let body = answer.get(MESSAGE_LEN..end).unwrap_or(&[]);
-    match kind {
-        Some(libc::RTM_NEWLINK) => Ok(Some(body.to_vec())),
-        Some(NLMSG_ERROR) => match word_at(body, 0).map_or(0, |code| code.cast_signed().wrapping_neg()) {
-            libc::ENODEV => Ok(None),
-            code => Err(io::Error::from_raw_os_error(code)),
-        },
-        _ => Err(io::Error::other("an answer of rtnetlink that is none")),
+    let request =
+        netlink::message(libc::RTM_GETLINK, 0, &[header(index, 0, 0), attributes.to_vec()].concat());
+    match Netlink::open(SockProtocol::NetlinkRoute)?.ask(&request) {
+        Ok((libc::RTM_NEWLINK, body)) => Ok(Some(body)),
+        Ok(_) => Err(io::Error::other("an answer of rtnetlink that is none")),
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
+        Err(error) => Err(error),
     }
+}
+
+/// `ifinfomsg`: family and type, index, flags, which of them change.
+fn header(index: u32, flags: i32, change: i32) -> Vec<u8> {
+    let words = [0, index, flags.cast_unsigned(), change.cast_unsigned()];
+    words.iter().flat_map(|word| word.to_ne_bytes()).collect()
 }
 
 fn name_and_kind(answer: &[u8]) -> (String, String) {
     let attributes = answer.get(HEADER_LEN..).unwrap_or(&[]);
-    let text = |octets: &[u8]| String::from_utf8_lossy(octets).trim_end_matches('\0').to_owned();
-    let name = find_attribute(attributes, IFLA_IFNAME).map_or_else(|| "?".to_owned(), text);
+    let name = find_attribute(attributes, IFLA_IFNAME).map_or_else(|| "?".to_owned(), string);
     let info = find_attribute(attributes, IFLA_LINKINFO).unwrap_or(&[]);
-    (name, find_attribute(info, IFLA_INFO_KIND).map_or_else(|| "device".to_owned(), text))
+    (name, find_attribute(info, IFLA_INFO_KIND).map_or_else(|| "device".to_owned(), string))
 }
 
-fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
-    let len = u16::try_from(value.len().saturating_add(4)).unwrap_or(u16::MAX);
-    let mut octets = [len.to_ne_bytes(), kind.to_ne_bytes()].concat();
-    octets.extend(value);
-    octets.resize(octets.len().next_multiple_of(4), 0);
-    octets
+fn string(octets: &[u8]) -> String {
+    String::from_utf8_lossy(octets).trim_end_matches('\0').to_owned()
 }
 
-fn find_attribute(mut attributes: &[u8], wanted: u16) -> Option<&[u8]> {
-    loop {
-        let [a, b, c, d, ..] = *attributes else { return None };
-        let (len, kind) = (usize::from(u16::from_ne_bytes([a, b])), u16::from_ne_bytes([c, d]));
-        let value = attributes.get(4..len)?;
-        // The two highest bits are flags (nested, byte order).
-        if kind & 0x3fff == wanted {
-            return Some(value);
-        }
-        attributes = attributes.get(len.next_multiple_of(4)..)?;
-    }
-}
-
-fn word(value: &[u8]) -> Option<u32> {
-    value.try_into().ok().map(u32::from_ne_bytes)
-}
-
-/// The 32-bit word at octet `at`.
-fn word_at(octets: &[u8], at: usize) -> Option<u32> {
-    word(octets.get(at..)?.get(..4)?)
-}
-
-const MESSAGE_LEN: usize = 16;
 const HEADER_LEN: usize = 16;
-const NLMSG_ERROR: u16 = 2;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
+const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
+const IFLA_IFALIAS: u16 = 20;
+const IFLA_LINK_NETNSID: u16 = 37;
 const IFLA_INFO_KIND: u16 = 1;
 
 const ETH_FLAG_LRO: u32 = 1 << 15;
@@ -224,17 +222,5 @@ mod tests {
         assert!(link.mtu >= 1500);
         assert!(names().unwrap().contains(&"lo".to_owned()));
         assert_eq!(find("no-such-if").unwrap(), None);
-    }
-
-    #[test]
-    fn attributes_are_found_in_any_octets_without_a_panic() {
-        let mut octets = attribute(7, b"seven");
-        octets.extend(attribute(0x8000 | 9, &5u32.to_ne_bytes()));
-        assert_eq!(find_attribute(&octets, 7), Some(b"seven".as_slice()));
-        assert_eq!(find_attribute(&octets, 9).and_then(word), Some(5));
-        for len in 0..octets.len() {
-            let _ = find_attribute(&octets[..len], 9);
-        }
-        assert_eq!(find_attribute(&[0; 64], 9), None);
     }
 }

@@ -5,7 +5,8 @@
 //! [`rotate`]) and the state that outlives the process ([`state`]). Puts the policy in force ([`in_force`]): a
 //! configuration ([`reload`]) and what an operator changed since ([`overrides`]). Tells attacks from crowds ([`detect`],
 //! [`attacks`], [`hook`]). Answers HTTP ([`http`]), the live page included ([`page`], [`live`], [`history`]), and on a unix
-//! socket ([`socket`]) the operator ([`admin`], [`api`], [`status`]). Nothing here changes a setting of the host.
+//! socket ([`socket`]) the operator ([`admin`], [`api`], [`status`]). One thing here changes the host, if it is asked for:
+//! [`propagation`] takes ports down, and brings them up again.
 
 pub mod admin;
 pub mod api;
@@ -25,6 +26,7 @@ pub mod overrides;
 pub mod page;
 pub mod plane;
 pub mod privileges;
+pub mod propagation;
 pub mod reload;
 pub mod rotate;
 mod server;

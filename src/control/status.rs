@@ -250,7 +250,12 @@ pub(super) fn block((prefix, remaining): &Blocked) -> Block {
 fn problems(sample: &Sample, around: &Surroundings<'_>) -> (bool, Vec<String>) {
     let mut problems = Vec::new();
     for (side, port) in Side::ALL.into_iter().zip(&sample.io.ports).filter(|(_, port)| !port.up) {
-        problems.push(format!("port {} ({}) is down", side.port(), port.interface));
+        let why = if port.held_down {
+            format!(": held so because {} has no carrier ([bridge] link_propagation)", side.peer().port())
+        } else {
+            String::new()
+        };
+        problems.push(format!("port {} ({}) is down{why}", side.port(), port.interface));
     }
     if sample.engine.key_epoch.is_none() {
         problems.push("there is no cookie key: services that challenge accept nobody".to_owned());

@@ -11,7 +11,9 @@ pub mod ethtool;
 pub mod fault;
 #[cfg(feature = "xdp")]
 pub mod hardware;
+pub mod host_stack;
 pub mod memory;
+pub mod netlink;
 pub mod pcap;
 pub mod stats;
 pub mod worker;

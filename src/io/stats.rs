@@ -65,6 +65,7 @@ pub struct PortStats {
 struct PortCounters {
     interface: String,
     up: AtomicBool,
+    held_down: AtomicBool,
     receive_dropped: [AtomicU64; ReceiveDrop::ALL.len()],
     send_failed: [AtomicU64; SendFailure::ALL.len()],
 }
@@ -102,6 +103,11 @@ impl PortStats {
         }
     }
 
+    /// Notes whether the port on `side` is held down because the other one has no carrier.
+    pub fn set_held_down(&self, side: Side, is_held: bool) {
+        self.ports.at(side).held_down.store(is_held, Ordering::Relaxed);
+    }
+
     /// The values at the moment.
     pub fn snapshot(&self) -> IoSnapshot {
         IoSnapshot { ports: Side::ALL.map(|side| self.ports.at(side).snapshot()) }
@@ -113,6 +119,7 @@ impl PortCounters {
         PortCounters {
             interface: interface.to_owned(),
             up: AtomicBool::new(true),
+            held_down: AtomicBool::new(false),
             receive_dropped: Default::default(),
             send_failed: Default::default(),
         }
@@ -123,6 +130,7 @@ impl PortCounters {
         PortSnapshot {
             interface: self.interface.clone(),
             up: self.up.load(Ordering::Relaxed),
+            held_down: self.held_down.load(Ordering::Relaxed),
             receive_dropped: ReceiveDrop::ALL
                 .iter()
                 .zip(&self.receive_dropped)
@@ -151,6 +159,8 @@ pub struct PortSnapshot {
     pub interface: String,
     /// Whether it is up and has a carrier.
     pub up: bool,
+    /// Whether it is held down because the other port has no carrier.
+    pub held_down: bool,
     /// Frames lost before the engine saw them, by [`ReceiveDrop::label`].
     pub receive_dropped: Vec<(&'static str, u64)>,
     /// Frames that were not transmitted, by [`SendFailure::label`].

@@ -226,6 +226,7 @@ const NOT_SHOWN: &[&str] = &[
     "synwall_mode",
     "synwall_passed_up_total",
     "synwall_plane",
+    "synwall_port_held_down",
     "synwall_server_silent",
     "synwall_synack_repeated_total",
 ];

@@ -74,9 +74,9 @@ fn ports_are_left_as_they_were_found() {
 }
 
 /// What a program can leave behind on the ports, line by line: flags, promiscuity, offloads, addresses, filters, sysctls.
-struct Host(Vec<String>);
+pub(crate) struct Host(Vec<String>);
 
-fn host(lab: &Lab) -> Host {
+pub(crate) fn host(lab: &Lab) -> Host {
     let look = "set -e; for port in outside inside; do ip -details -oneline link show $port; ip -oneline address show $port; \
                 ethtool -k $port; tc filter show dev $port ingress; done; nft list ruleset; \
                 sysctl -a --pattern 'conf.(outside|inside)|ip_forward|conf.all.forwarding'";
@@ -93,7 +93,7 @@ impl Host {
         self.0.iter().filter(|line| !other.0.contains(line)).collect()
     }
 
-    fn assert_same(&self, before: &Host) {
+    pub(crate) fn assert_same(&self, before: &Host) {
         let (gone, new) = (before.beyond(self), self.beyond(before));
         assert!(gone.is_empty() && new.is_empty(), "gone: {gone:#?}\nnew: {new:#?}");
     }

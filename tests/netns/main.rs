@@ -48,6 +48,7 @@ mod modes;
 mod mtu;
 mod observed;
 mod page;
+mod ports;
 mod restart;
 mod round_trips;
 mod xdp;
