@@ -193,7 +193,7 @@ impl Step<'_> {
         let is_reset = is_intact && arrival.flags.has(Flags::RST);
         let said = ServerAnswer::of(arrival, frame);
         let now = self.now;
-        let (is_its_own, is_freed, taken) = self.shared.half_open.with(&arrival.key, |entry| {
+        let (way_of_its_own, is_freed, taken) = self.shared.half_open.with(&arrival.key, |entry| {
             let Phase::Direct(direct) = &mut entry.phase else { return None };
             if is_answer || is_reset || (is_intact && arrival.is_opening()) {
                 self.count_answer(entry.service, entry.admitted, direct);
@@ -209,7 +209,7 @@ impl Step<'_> {
             let taken = direct.beginning(arrival.seq).filter(|_| takes_data);
             let is_told_again = direct.is_freed() && is_intact;
             direct.freed = if is_told_again { Some(now) } else { direct.freed };
-            Some((is_its_own, direct.is_freed(), taken))
+            Some((is_its_own.then_some(direct.handshake.link), direct.is_freed(), taken))
         })??;
         if is_freed {
             // The RST was lost, and the server repeats its SYN-ACK. A RST is never answered (RFC 9293 §3.10.7.1).
@@ -219,8 +219,9 @@ impl Step<'_> {
             }
             return Some(Verdict::Consume);
         }
-        if is_its_own {
+        if let Some(of_client) = way_of_its_own {
             self.note_served(&Subject::of(arrival));
+            self.note_vlans(arrival.id, &of_client, &LinkHeader::of(frame, arrival.layout.network.offset));
         }
         if let Some(began) = taken {
             self.open_at_once(arrival, frame, &began);

@@ -6,6 +6,7 @@ use super::Step;
 use super::backend::Handshake;
 use super::classify::Arrival;
 use super::flow::Flow;
+use super::policy::ServiceId;
 use super::second_syn::second_offer;
 use super::service::ServerAnswer;
 use super::verdict::Side;
@@ -134,6 +135,14 @@ impl Step<'_> {
             let to_server = bare(key, Side::Server, flow.link, HOP_LIMIT);
             counters.reset_server.add(1);
             self.send(Side::Server, &SegmentSpec { seq: flow.client.next, flags: Flags::RST, ..to_server });
+        }
+    }
+
+    /// Counts an answer in other VLANs than what it answers: a SYN-ACK of ours, which no server has answered yet, goes back in the
+    /// client's.
+    pub(super) fn note_vlans(&self, id: ServiceId, of_client: &LinkHeader, of_server: &LinkHeader) {
+        if !of_client.vlans().eq(of_server.vlans()) {
+            self.counters(id).answered_in_other_vlan.add(1);
         }
     }
 

@@ -160,6 +160,8 @@ counters! {
         icmp_translated,
         /// ICMP errors about a SYN to the server that are no reason to give up.
         icmp_noted,
+        /// SYN-ACKs of the server in other VLANs than their client's segments.
+        answered_in_other_vlan,
     }
 }
 

@@ -219,6 +219,7 @@ impl Step<'_> {
     fn complete(&mut self, subject: &Subject<'_>, completion: &Completion) -> Verdict {
         let handshake = &completion.handshake;
         self.note_served(subject);
+        self.note_vlans(subject.id, &handshake.link, &handshake.back);
         self.learn(subject, &handshake.offer, &completion.said);
         if let Some(is_answered) = completion.is_second_answered {
             self.shared.service(subject.id).second_syns.note(is_answered);

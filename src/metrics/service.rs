@@ -131,6 +131,12 @@ const SERVICE_COUNTERS: &[ServiceCounter] = &[
         "ICMP errors about a SYN to the server that were no reason to give up.",
         |v| v.icmp_noted,
     ),
+    (
+        "synwall_answered_in_other_vlan_total",
+        "SYN-ACKs of the server in other VLANs than their client's segments: those of synwall's are in the client's \
+         (docs/networks.md).",
+        |v| v.answered_in_other_vlan,
+    ),
 ];
 
 fn labelled_counters(engine: &Snapshot) -> [MetricFamily; 5] {

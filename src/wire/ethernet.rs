@@ -17,6 +17,8 @@ const LOCAL: u8 = 2;
 pub const MIN_HEADER_LEN: usize = ADDRESSES_LEN + 2;
 /// Octets of a VLAN tag.
 const TAG_LEN: usize = 4;
+/// The number of the VLAN in a tag's second word, beside the priority.
+const VLAN: u16 = 0x0fff;
 /// The most tags that are looked behind: customer and service tag.
 const MAX_TAGS: usize = 2;
 /// Octets of the longest header.
@@ -78,6 +80,13 @@ impl LinkHeader {
         self
     }
 
+    /// The numbers of its VLANs, the outer first. A tag of VLAN 0 only tells a priority (IEEE 802.1Q §9.6).
+    pub fn vlans(&self) -> impl Iterator<Item = u16> + '_ {
+        let tags = self.octets().get(ADDRESSES_LEN..).unwrap_or(&[]);
+        let tags = tags.chunks_exact(TAG_LEN).take_while(|tag| is_tag(read_u16(tag, 0)));
+        tags.map(|tag| read_u16(tag, 2) & VLAN).filter(|vlan| *vlan != 0)
+    }
+
     /// Its octets.
     pub fn octets(&self) -> &[u8] {
         &self.octets[..usize::from(self.len)]
@@ -97,6 +106,19 @@ mod tests {
             }
         }
         octets
+    }
+
+    #[test]
+    fn vlans_are_told_without_priorities() {
+        let vlans = |types: &[u8]| {
+            let frame = [&[0; ADDRESSES_LEN], types].concat();
+            LinkHeader::of(&frame, frame.len()).vlans().collect::<Vec<u16>>()
+        };
+        assert_eq!(vlans(&[8, 0]), [0; 0]);
+        assert_eq!(vlans(&[0x81, 0, 0xe0, 5, 8, 0]), [5]);
+        assert_eq!(vlans(&[0x81, 0, 0xe0, 0, 8, 0]), [0; 0]);
+        assert_eq!(vlans(&[0x88, 0xa8, 0xff, 0xff, 0x81, 0, 0, 7, 8, 0]), [4095, 7]);
+        assert_eq!(vlans(&[]), [0; 0]);
     }
 
     #[test]

@@ -209,6 +209,7 @@ fn every_family_is_shown_or_watched_or_named_here() {
 
 /// What is of use when something is looked for, and would only crowd a dashboard.
 const NOT_SHOWN: &[&str] = &[
+    "synwall_answered_in_other_vlan_total",
     "synwall_backend_options",
     "synwall_backend_syn_second_total",
     "synwall_checkpoint_bytes",

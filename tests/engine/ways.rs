@@ -283,3 +283,43 @@ fn listen_answers_to_a_client_have_no_flow_label() {
         ("outside.originated", 1),
     ]);
 }
+
+const TOWARDS_SERVER: [u8; 4] = [0x81, 0, 0, 100];
+/// With a priority.
+const TOWARDS_CLIENT: [u8; 4] = [0x81, 0, 0x60, 101];
+
+/// VLANs that differ by direction: what is sent when the server has answered has the tags of its answer. The SYN-ACK, before that,
+/// has the client's, and is counted.
+#[test]
+fn answers_in_another_vlan_are_counted_and_followed() {
+    let tags = |frame: &[u8]| <[u8; 4]>::try_from(&frame[12..16]).unwrap();
+    for refuses in [false, true] {
+        let mut lab = Lab::new();
+        lab.tags = TOWARDS_SERVER.to_vec();
+        let cookie = lab.syn();
+        assert_eq!(tags(&lab.outcome()[0].1), TOWARDS_SERVER);
+        assert_eq!(lab.client(lab.client_ack(cookie)), Verdict::Consume);
+        assert_eq!(tags(&lab.outcome()[0].1), TOWARDS_SERVER, "the SYN to the server");
+        lab.skip();
+        lab.tags = TOWARDS_CLIENT.to_vec();
+        let answer = if refuses { seg(RST, 0).ack(c(1)) } else { lab.server_syn_ack() };
+        assert_eq!(lab.server(answer), Verdict::Consume);
+        let (side, frame) = lab.outcome().remove(0);
+        let moved = lab.moved();
+        let counted = moved.get("answered_in_other_vlan").copied();
+        match refuses {
+            true => assert_eq!((side, tags(&frame), counted), (Side::Client, TOWARDS_CLIENT, None)),
+            false => assert_eq!((side, tags(&frame), counted), (Side::Server, TOWARDS_SERVER, Some(1))),
+        }
+    }
+    let mut lab = Lab::with(|service, _| service.mode = Mode::Adaptive);
+    for (answered_in, counted) in [(TOWARDS_SERVER, None), (TOWARDS_CLIENT, Some(&1))] {
+        lab.tags = TOWARDS_SERVER.to_vec();
+        let port = u16::from(answered_in[3]);
+        assert_eq!(lab.client(linux_syn().port(port)), Verdict::Forward);
+        lab.tags = answered_in.to_vec();
+        assert_eq!(lab.server(lab.server_syn_ack().port(port)), Verdict::Forward);
+        lab.take();
+        assert_eq!(lab.moved().get("answered_in_other_vlan"), counted);
+    }
+}
