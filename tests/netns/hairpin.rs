@@ -34,7 +34,7 @@ fn config(mode: &str) -> String {
     let mut config = CONFIG.to_owned();
     for (name, address) in ["second-four", "second-six"].iter().zip(SECOND) {
         config += &format!(
-            "\n[[service]]\nname = {name:?}\naddress = {address:?}\nports = [\"all\"]\nmode = \"always\"\n"
+            "\n[[service]]\nname = {name:?}\naddress = {address:?}\nports = \"all\"\nmode = \"always\"\n"
         );
     }
     config.replace("\"always\"", &format!("{mode:?}"))
