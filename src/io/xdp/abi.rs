@@ -21,7 +21,7 @@ pub(super) unsafe trait Shared: Sync {}
 unsafe impl Shared for AtomicU64 {}
 
 /// Pinned maps of another version are drained, not adopted.
-pub(super) const ABI_VERSION: u32 = 5;
+pub(super) const ABI_VERSION: u32 = 6;
 
 /// One row more than services: what belongs to none.
 pub(super) const SERVICE_ROWS: usize = MAX_SERVICES + 1;
