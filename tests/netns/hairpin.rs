@@ -66,6 +66,8 @@ fn route(lab: &Lab) {
     run("server", "ip route add 2001:db8:254::/64 via 2001:db8:255::10");
     run("client", "ip address add 198.18.254.1/24 dev eth0");
     run("client", "ip address add 2001:db8:254::1/64 dev eth0 nodad");
+    // Without one a router asks no neighbour for whom it forwards.
+    run("client", "ip address add fe80::10/64 dev eth0 nodad");
     run("client", "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1");
 }
 
