@@ -187,6 +187,8 @@ struct area {
 	__u32 mask[4];
 	/* One of its services, or of those of a shorter prefix around it, is not off. */
 	__u32 is_protected;
+	/* The kernel keeps entries of a map at multiples of 8 octets. */
+	__u32 reserved;
 };
 /* Up to so many areas are looked through one by one. */
 #define FEW_AREAS 4
@@ -360,7 +362,7 @@ struct sighting {
 ASSERT_ABI(sizeof(struct settings) == 184);
 ASSERT_ABI(sizeof(struct service) == 56);
 ASSERT_ABI(sizeof(struct budget) == 64);
-ASSERT_ABI(sizeof(struct area) == 36);
+ASSERT_ABI(sizeof(struct area) == 40);
 ASSERT_ABI(sizeof(struct port_block) == 64);
 ASSERT_ABI(sizeof(struct prefix_key) == 20);
 ASSERT_ABI(sizeof(struct flow_key) == 36);

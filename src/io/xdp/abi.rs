@@ -108,10 +108,11 @@ pub(super) struct Area {
     pub(super) address: [AtomicU32; 4],
     pub(super) mask: [AtomicU32; 4],
     pub(super) is_protected: AtomicU32,
+    reserved: AtomicU32,
 }
 
-const _: () = assert!(size_of::<Area>() == 36);
-// SAFETY: atomics up to octet 36, by the assert.
+const _: () = assert!(size_of::<Area>() == 40);
+// SAFETY: atomics up to octet 40, by the assert.
 unsafe impl Shared for Area {}
 
 /// Up to so many areas are looked through one by one.
