@@ -28,7 +28,7 @@ const WIDE_WORLDS: u64 = CELLS * 12;
 const FRESH: u64 = CELLS * 3;
 
 /// Worlds in which something went wrong once.
-const REGRESSIONS: [u64; 15] = [
+const REGRESSIONS: [u64; 20] = [
     // The RST that frees a slot at the server arrives behind the SYN that takes it again.
     642,
     1238,
@@ -48,6 +48,15 @@ const REGRESSIONS: [u64; 15] = [
     7_123,
     // A server's late answer is reset, and comes again, in two copies, behind the two SYNs of a cookie.
     4_294_967_322,
+    // The server's clock was not saved, and what came first after the restart was late.
+    8_661_073_063,
+    // The server answers the client's first SYN, which offered more than the cookie promised: timestamps, ECN.
+    8_589_934_867,
+    8_589_935_212,
+    // An ACK of the SYN overtakes the SYN-ACK, behind a reboot.
+    8_589_935_011,
+    // A RST to the server that takes longer than half a second.
+    8_589_935_299,
 ];
 
 fn number(name: &str) -> Option<u64> {
