@@ -225,7 +225,7 @@ fn status_says_what_the_snapshot_says() {
 #[test]
 fn what_is_wrong_makes_it_degraded_or_down() {
     type Change = fn(&mut Sample);
-    let table: [(Change, Health, &str); 6] = [
+    let table: [(Change, Health, &str); 7] = [
         (|sample| sample.io.ports[1].up = false, Health::Down, "port inside (eth1) is down"),
         (
             |sample| (sample.io.ports[1].up, sample.io.ports[1].held_down) = (false, true),
