@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use synwall::engine::policy::{Limits, Mode, Service};
+use synwall::engine::policy::Mode;
 use synwall::engine::{DropReason, Side, Verdict};
 
 use crate::lab::*;

@@ -157,4 +157,5 @@ fn ping(lab: &Lab, address: &str) -> bool {
     lab.command("client", "ping").args(["-c", "1", "-W", "1", address]).output().unwrap().status.success()
 }
 
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Longer than no port is judged after one was brought up, and after the start.
+const PATIENCE: Duration = Duration::from_secs(20);
