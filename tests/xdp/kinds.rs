@@ -28,7 +28,8 @@ pub const KINDS: &[Kind] = &[
     Kind { name: "flow, from client", weight: 12, most_up: 2, make: |m, w| m.flow(w, Side::Client) },
     // A server's that is ahead of the note of a direct flow: the engine believes it if it is intact.
     Kind { name: "flow, from server", weight: 12, most_up: 4, make: |m, w| m.flow(w, Side::Server) },
-    Kind { name: "flow, outside the window", weight: 4, most_up: 12, make: Maker::outside },
+    // As above, at the limits of windows more often.
+    Kind { name: "flow, outside the window", weight: 4, most_up: 25, make: Maker::outside },
     Kind { name: "flow, edited", weight: 3, most_up: 100, make: Maker::edited },
     Kind { name: "flow, rare options", weight: 4, most_up: 100, make: Maker::rare },
     Kind { name: "flow, its end", weight: 1, most_up: 100, make: Maker::end },
