@@ -79,7 +79,7 @@ impl Ecn {
     /// Flags of any other segment; `is_new` if it carries what was not sent before.
     pub fn of_segment(&mut self, is_new: bool) -> u8 {
         let word = is_new && std::mem::take(&mut self.owes_word);
-        u8::from(self.echoes) * ECE | u8::from(word) * CWR
+        (u8::from(self.echoes) * ECE) | (u8::from(word) * CWR)
     }
 
     /// Whether new data may be marked.
