@@ -99,13 +99,13 @@ impl Maker {
         match self.random.below(4) {
             0 => seg.seq = seg.seq.wrapping_add(far),
             1 => seg.ack = seg.ack.wrapping_add(far),
-            _ => self.to_the_limit(&mut seg, &place, side),
+            _ => self.reach_the_limit(&mut seg, &place, side),
         }
         Some((side, seg.frame(side)))
     }
 
     /// Moves a number to the last that crosses, or to the first that does not.
-    fn to_the_limit(&mut self, seg: &mut Seg, place: &Place, side: Side) {
+    fn reach_the_limit(&mut self, seg: &mut Seg, place: &Place, side: Side) {
         let (sender, receiver) = match side {
             Side::Client => (place.ends.client, place.ends.server),
             Side::Server => (place.ends.server, place.ends.client),

@@ -3,8 +3,8 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use synwall::engine::Side;
@@ -30,7 +30,11 @@ impl Keeper {
 
     /// How many flows it was told of and not told to forget.
     pub fn len(&self) -> usize {
-        self.flows.lock().unwrap().len()
+        self.flows().len()
+    }
+
+    fn flows(&self) -> MutexGuard<'_, HashMap<FlowKey, (FastFlow, Instant)>> {
+        self.flows.lock().expect("one thread")
     }
 
     fn now(&self) -> Instant {
@@ -42,28 +46,28 @@ impl FastPath for Keeper {
     fn admit(&self, key: &FlowKey, flow: &FastFlow) -> bool {
         let since =
             Instant::from_nanos(self.now().as_nanos().saturating_sub(flow.ends.idle.as_nanos() as u64));
-        self.flows.lock().unwrap().insert(*key, (*flow, since));
+        self.flows().insert(*key, (*flow, since));
         true
     }
 
     fn ends(&self, key: &FlowKey) -> Option<FastEnds> {
-        let flows = self.flows.lock().unwrap();
+        let flows = self.flows();
         let (flow, since) = flows.get(key)?;
         Some(FastEnds { idle: self.now().since(*since), ..flow.ends })
     }
 
     fn note(&self, key: &FlowKey, ends: &FastEnds, is_up: bool) {
-        let (mut flows, now) = (self.flows.lock().unwrap(), self.now());
+        let (mut flows, now) = (self.flows(), self.now());
         let (flow, since) = flows.get_mut(key).expect("a flow that it was told of");
         (flow.ends, flow.is_up, *since) = (*ends, is_up, now);
     }
 
     fn challenge(&self, key: &FlowKey, iss: u32) {
-        self.flows.lock().unwrap().get_mut(key).expect("a flow that it was told of").0.challenged = Some(iss);
+        self.flows().get_mut(key).expect("a flow that it was told of").0.challenged = Some(iss);
     }
 
     fn remove(&self, key: &FlowKey) {
-        assert!(self.flows.lock().unwrap().remove(key).is_some(), "a flow that it was told of");
+        assert!(self.flows().remove(key).is_some(), "a flow that it was told of");
     }
 
     fn mark_pending(&self, _: &FlowKey) {}
