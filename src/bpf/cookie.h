@@ -141,9 +141,12 @@ static __always_inline bool cookie_matches(const struct packet *p, struct siphas
 static __always_inline bool cookie_is_good(const struct settings *settings, const struct packet *p,
 					   const struct claim *claim)
 {
-	__u32 parity = (claim->isn ^ claim->isn >> 24) >> 7 & 1;
+	__u32 parity = (claim->isn ^ claim->isn >> 24) >> 7;
 	struct siphash s;
 
+	/* Linux 6.1 knows the bound of what is masked last. */
+	barrier_var(parity);
+	parity &= 1;
 	if (!settings->has_key[parity])
 		return false;
 	s = cookie_start(p, settings->keys[parity]);

@@ -11,21 +11,28 @@
 static __always_inline bool is_bogus(bool is_v6, const __u32 *address)
 {
 	__u8 first = address[3];
+	__u32 high = address[0] | address[1], mapped = address[2] ^ MAPPED;
+	__u32 low = address[2] | (address[3] & ~bpf_htonl(1));
 
 	if (!is_v6)
 		return first == 0 || first == 127 || first >= 224;
 	if ((__u8)address[0] == 0xff)
 		return true;
-	if (address[0] || address[1])
-		return false;
-	return address[2] == MAPPED || (!address[2] && (!address[3] || address[3] == bpf_htonl(1)));
+	/* As in is_mapped. */
+	barrier_var(high);
+	barrier_var(mapped);
+	barrier_var(low);
+	return !high && (!mapped || !low);
 }
 
 static __always_inline bool is_same(bool is_v6, const __u32 *one, const __u32 *other)
 {
-	if (one[3] != other[3])
-		return false;
-	return !is_v6 || (one[0] == other[0] && one[1] == other[1] && one[2] == other[2]);
+	__u32 differs = one[3] ^ other[3];
+
+	if (is_v6)
+		differs |= (one[0] ^ other[0]) | (one[1] ^ other[1]) | (one[2] ^ other[2]);
+	barrier_var(differs);
+	return !differs;
 }
 
 /* What is wrong with a segment without a flow, as far as its header shows. */

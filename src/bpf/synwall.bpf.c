@@ -3,7 +3,8 @@
  * The XDP plane: settles what comes in millions, and passes everything else up to the engine, which decides as if there
  * were no program. What goes up: everything while the policy changes; packets longer than the other link carries;
  * IPv4 with options and IPv6 with extension headers, if aimed at us; ICMP errors that may be about TCP; SYN, FIN and RST
- * of flows, and segments of flows that the engine wants; connections that are being opened.
+ * of flows if their receiver would look at them, a server's SYN in any case; segments of flows that the engine wants;
+ * connections that are being opened.
  *
  * A frame's way: parse.h, then syn.h (answer.h, cookie.h), ack.h or server.h (flow.h, established.h, translate.h), then
  * stats.h. What is shared with user space is in abi.h.

@@ -24,8 +24,8 @@ struct Bounds {
 }
 
 const BOUNDS: [Bounds; 2] = [
-    Bounds { loaded: 13_850, verified: 313_000, stack: 344 },
-    Bounds { loaded: 3_820, verified: 20_300, stack: 272 },
+    Bounds { loaded: 13_850, verified: 195_000, stack: 344 },
+    Bounds { loaded: 3_820, verified: 20_000, stack: 272 },
 ];
 
 #[test]
@@ -142,8 +142,10 @@ fn profile() {
             })
             .collect();
         times.sort_unstable();
-        println!("{name:32} {:8}", times[RUNS / 2].as_nanos());
+        // The kernel's clock may tell no less than ten nanoseconds: the mean of the middle half does.
+        let middle: Duration = times[RUNS / 4..RUNS * 3 / 4].iter().sum();
+        println!("{name:32} {:8}", middle.as_nanos() / (RUNS as u128 / 2));
     }
 }
 
-const RUNS: usize = 10_001;
+const RUNS: usize = 10_000;
