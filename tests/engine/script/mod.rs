@@ -23,8 +23,8 @@
 //!
 //! A segment is `FLAGS SEQ:END(LEN) ack N win N <OPTIONS>` with the letters `S F R P E W U .` for the flags. END counts
 //! SYN and FIN, as in the other stories. Without `win` the window field is 502. Options are `mss N`, `wscale N`, `sackOK`,
-//! `sack L:R L:R`, `TS val N ecr N`, `kind N`, and to be sent also `nop`, `eol` and `hex 2202` for octets as they are. What
-//! a segment carries is made of its numbers, so that an octet in another place is noticed.
+//! `sack L:R L:R`, `TS val N ecr N` (`none`: 0), `kind N`, and to be sent also `nop`, `eol` and `hex 2202` for octets as they
+//! are. What a segment carries is made of its numbers, so that an octet in another place is noticed.
 //!
 //! Numbers are relative, as in packetdrill and tcpdump: an end's sequence numbers count from its ISS, its timestamps from
 //! the TSval of its SYN. The client counts the server's from the SYN-ACK it was sent, which is the cookie; the server
@@ -134,6 +134,7 @@ scripts! {
     reset_without_ack_keeps_its_field,
     sack_and_d_sack,
     sack_malformed,
+    second_syn,
     server_accept_queue_full,
     server_holds_an_old_connection,
     server_opens,
@@ -143,6 +144,7 @@ scripts! {
     server_reset_forged,
     server_silent,
     server_silent_and_a_segment_crosses_the_reset,
+    server_syn_ack_of_another_connection,
     server_syn_ack_with_another_ack,
     server_syn_ack_with_data,
     simultaneous_open_by_client,

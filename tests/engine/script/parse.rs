@@ -304,7 +304,8 @@ fn option(text: &str) -> Result<Opt, String> {
         ["sack", blocks @ ..] => {
             blocks.iter().map(|block| edges(block)).collect::<Result<_, _>>().map(Opt::Sack)
         }
-        ["TS", "val", value, "ecr", echo] => Ok(Opt::Timestamps(number(value)?, number(echo)?)),
+        ["TS", "val", value, "ecr", "none"] => Ok(Opt::Timestamps(number(value)?, None)),
+        ["TS", "val", value, "ecr", echo] => Ok(Opt::Timestamps(number(value)?, Some(number(echo)?))),
         ["kind", kind] => Ok(Opt::Unknown(number(kind)?)),
         ["nop"] => Ok(Opt::Octets(vec![1])),
         ["eol"] => Ok(Opt::Octets(vec![0])),

@@ -340,6 +340,7 @@ fn setting(words: &[String], service: &mut Service, limits: &mut Limits) -> Resu
         ["--ipv4"] | ["--ipv6"] | ["--tags", ..] => {}
         ["--mode", name] => service.mode = parse::mode(name)?,
         ["--early-data", octets] => service.early_data = parse::number(octets)?,
+        ["--second-syn"] => service.second_syn = true,
         ["--require-timestamps"] => service.require_timestamps = true,
         ["--max-half-open", count] => service.max_half_open = parse::number(count)?,
         ["--max-flows", count] => limits.max_flows = parse::number(count)?,

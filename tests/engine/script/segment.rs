@@ -26,7 +26,8 @@ pub enum Opt {
     WindowScale(u8),
     SackPermitted,
     Sack(Vec<(i32, i32)>),
-    Timestamps(i32, i32),
+    /// TSval and TSecr; `None` is an echo of no time, 0 in a segment with ACK.
+    Timestamps(i32, Option<i32>),
     /// A kind that synwall passes over.
     Unknown(u8),
     /// Octets as they are, padding among them: only to be sent.
@@ -94,7 +95,8 @@ impl Segment {
                     .collect(),
             ),
             TcpOption::Timestamps { value, echo, .. } => {
-                Opt::Timestamps(relative(value, bases.sender.ts), relative(echo, receiver.ts))
+                let echo = (echo != 0 || flags & ACK == 0).then(|| relative(echo, receiver.ts));
+                Opt::Timestamps(relative(value, bases.sender.ts), echo)
             }
             TcpOption::Unknown(kind) => Opt::Unknown(kind),
         });
@@ -130,7 +132,7 @@ impl Segment {
                 Opt::Timestamps(value, echo) => {
                     octets.extend([8, 10]);
                     octets.extend(number(bases.sender.ts, *value).to_be_bytes());
-                    octets.extend(number(receiver.ts, *echo).to_be_bytes());
+                    octets.extend(echo.map_or(0, |echo| number(receiver.ts, echo)).to_be_bytes());
                 }
                 Opt::Unknown(kind) => octets.extend([*kind, 2]),
                 Opt::Octets(raw) => octets.extend(raw),
@@ -170,7 +172,8 @@ impl fmt::Display for Opt {
                 f.write_str("sack")?;
                 blocks.iter().try_for_each(|(left, right)| write!(f, " {left}:{right}"))
             }
-            Opt::Timestamps(value, echo) => write!(f, "TS val {value} ecr {echo}"),
+            Opt::Timestamps(value, Some(echo)) => write!(f, "TS val {value} ecr {echo}"),
+            Opt::Timestamps(value, None) => write!(f, "TS val {value} ecr none"),
             Opt::Unknown(kind) => write!(f, "kind {kind}"),
             Opt::Octets(raw) => {
                 f.write_str("hex ")?;
