@@ -212,6 +212,8 @@ static __always_inline int pass_on(const struct packet *p, struct slot *slot)
 		if (!tsval || !note_clock(slot, bpf_ntohl(*tsval)))
 			return GOES_UP;
 	}
+	places.timestamps = blurred(p, places.timestamps);
+	places.sack = blurred(p, places.sack);
 	note(p, slot, now);
 	translate(p, slot, &places);
 	/* What it was rewritten by was read after the last look: better lost, to be repeated, than wrong. */

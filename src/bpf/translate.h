@@ -125,8 +125,9 @@ static __always_inline __u64 translate_options(const struct packet *p, const str
 	for (__u32 i = 0; i < 8 && i < places->edges; i++) {
 		const __u32 *edge = octets(p, p->tcp + places->sack + i * 4, 4);
 
-		if (edge)
-			sum += replace_word(p, places->sack + i * 4, bpf_htonl(bpf_ntohl(*edge) + slot->delta));
+		if (!edge)
+			break;
+		sum += replace_word(p, places->sack + i * 4, bpf_htonl(bpf_ntohl(*edge) + slot->delta));
 	}
 	return sum;
 }

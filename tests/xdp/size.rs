@@ -24,8 +24,8 @@ struct Bounds {
 }
 
 const BOUNDS: [Bounds; 2] = [
-    Bounds { loaded: 13_850, verified: 195_000, stack: 344 },
-    Bounds { loaded: 3_820, verified: 20_000, stack: 272 },
+    Bounds { loaded: 13_850, verified: 181_000, stack: 344 },
+    Bounds { loaded: 3_820, verified: 18_500, stack: 272 },
 ];
 
 #[test]
