@@ -211,7 +211,6 @@ fn every_family_is_shown_or_watched_or_named_here() {
 const NOT_SHOWN: &[&str] = &[
     "synwall_answered_in_other_vlan_total",
     "synwall_backend_options",
-    "synwall_backend_syn_second_total",
     "synwall_checkpoint_bytes",
     "synwall_checkpoint_duration_seconds",
     "synwall_direct_completed_total",
