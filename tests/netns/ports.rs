@@ -12,6 +12,7 @@ use crate::lab::{CONFIG, Lab, SERVER, eventually};
 const OWN: [&str; 2] = ["198.18.255.99", "2001:db8:255::99"];
 
 const SERVER_MAC: &str = "02:53:57:00:00:02";
+const CLIENT_MAC: &str = "02:53:57:00:00:10";
 const OUTSIDE_MAC: &str = "02:53:57:00:00:f0";
 
 /// Its own management address the host answers on its own interface, and not on a port: neither ARP nor what goes to its MAC.
@@ -23,6 +24,12 @@ fn the_hosts_own_stack_answers_nothing_on_the_ports() {
         run(&lab, "box", &format!("ip address add {address} dev lo"));
         run(&lab, "box", &format!("ip route add {route} dev outside"));
     }
+    // It has no address there from which it could ask.
+    run(
+        &lab,
+        "box",
+        &format!("ip neigh replace 2001:db8:255::10 lladdr {CLIENT_MAC} dev outside nud permanent"),
+    );
     let before = host(&lab);
     assert!(is_answered(&lab, OWN[0]), "without synwall the host answers ARP and ping");
     assert!(OWN.iter().all(|own| is_answered_at(&lab, own)));
