@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 
 use crate::bad_input::host;
 use crate::capture::Capture;
-use crate::lab::{CONFIG, Lab, SERVER, eventually};
+use crate::lab::{CONFIG, Lab, SERVER, eventually, plane};
 
 /// An address that the host has on another interface.
 const OWN: [&str; 2] = ["198.18.255.99", "2001:db8:255::99"];
@@ -38,10 +38,13 @@ fn the_hosts_own_stack_answers_nothing_on_the_ports() {
         assert!(!is_answered(&lab, OWN[0]));
         assert!(!OWN.iter().any(|own| is_answered_at(&lab, own)));
         lab.signal(signal);
-        assert!(
-            OWN.iter().all(|own| is_answered_at(&lab, own)),
-            "after {signal} the ports are the host's again"
-        );
+        // A program in the kernel goes on without the process, and takes all that arrives.
+        if signal == Signal::SIGTERM || plane() == "pnet" {
+            assert!(
+                OWN.iter().all(|own| is_answered_at(&lab, own)),
+                "after {signal} the ports are the host's again"
+            );
+        }
     }
     // What the kill left is taken over, and taken down.
     lab.start(CONFIG);
