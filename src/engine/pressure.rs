@@ -347,6 +347,20 @@ mod tests {
     }
 
     #[test]
+    fn a_threshold_of_a_few_syns_a_second_is_reached_too() {
+        for rate in 1..=20 {
+            let pressure = Pressure::default();
+            let service = Service { activate_at: Threshold { half_open: 100, syn_rate: rate }, ..service() };
+            // All at one moment: more than a few are above any such rate.
+            let began = (0..64).position(|_| pressure.note_syn(at(0), &service, 0));
+            assert!(began.is_some_and(|syns| (1..=17).contains(&syns)), "{rate}: {began:?}");
+            let slower = (0..60).map(|number| at(100_000 + number * 1_000 / u64::from(rate)));
+            let pressure = Pressure::default();
+            assert!(!slower.map(|now| pressure.note_syn(now, &service, 0)).any(|began| began), "{rate}");
+        }
+    }
+
+    #[test]
     fn half_open_entries_alone_are_pressure() {
         let (pressure, service) = (Pressure::default(), service());
         assert!(!pressure.note_syn(at(0), &service, 99));

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use synwall::engine::fast::FastPath;
 use synwall::engine::policy::filter::Filter;
@@ -270,8 +270,9 @@ fn a_known_client_of_a_forged_network_is_answered() {
     }
 }
 
-/// What goes up of `count` SYNs, and what crosses and is dropped.
+/// Sends `count` SYNs, and tells how many go up, cross and are dropped: 20,000 a second and those of the first second may go up.
 fn fates(program: &Program, count: u32) -> [usize; 3] {
+    let begun = Instant::now();
     let server: SocketAddr = "198.18.255.2:80".parse().unwrap();
     let mut fates = [0; 3];
     for n in 0..count {
@@ -285,6 +286,8 @@ fn fates(program: &Program, count: u32) -> [usize; 3] {
             action => panic!("{action:?}"),
         }
     }
+    let allowed = 20_000 + (begun.elapsed().as_secs_f64() * 20_000.0).ceil() as usize;
+    assert!((20_000..=allowed).contains(&fates[0]), "{fates:?}, and {allowed} at the most");
     fates
 }
 
@@ -294,10 +297,7 @@ fn a_flood_that_is_only_watched_goes_up_within_a_limit() {
     let (program, mut bench) = program(&format!("{WEB}, mode = \"monitor\""));
     bench.moved();
     let [up, crossed, dropped] = fates(&program, 60_000);
-    assert!(
-        (20_000..40_000).contains(&up) && dropped == 0,
-        "{up} went up, {crossed} crossed, {dropped} dropped"
-    );
+    assert_eq!((up + crossed, dropped), (60_000, 0));
     assert_eq!(bench.moved()["web.syn_received"], crossed as i64);
 }
 
@@ -310,9 +310,6 @@ fn syns_of_allowed_sources_go_up_within_a_limit() {
     program.configure(&bench.shared, now());
     bench.moved();
     let [up, crossed, dropped] = fates(&program, 60_000);
-    assert!(
-        (20_000..40_000).contains(&up) && crossed == 0,
-        "{up} went up, {crossed} crossed, {dropped} dropped"
-    );
+    assert_eq!((up + dropped, crossed), (60_000, 0));
     assert_eq!(bench.moved()["web.drop.source_rate_exceeded"], dropped as i64);
 }
