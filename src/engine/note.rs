@@ -111,12 +111,15 @@ impl Flow {
         }
     }
 
-    /// Whether a client's segment may return the cookie with which a SYN was answered while the flow was there: only for the
-    /// very ISS that was challenged. Any other would be tried in vain, but for one in 2^24.
+    /// Whether a client's segment may return the cookie with which a SYN was answered while the flow was there: if it begins
+    /// behind the latest ISS that was challenged, or if the connection's receiver would not take it. That ISS alone does not
+    /// decide: it may be of a forged SYN that came between the client's own and its ACK. The connection's segments are not
+    /// tried, since one in 2^24 would be taken for a cookie.
     pub(super) fn may_return_cookie(&self, side: Side, arrival: &Arrival<'_>) -> bool {
         // Its first segment, or a keep-alive or window probe before it.
         let is_first = |iss: SeqNumber| arrival.seq.distance_from(iss) <= 1;
-        side == Side::Client && self.challenged.is_some_and(is_first)
+        let is_strange = || self.appraise(side, arrival) == Standing::OutOfWindow;
+        side == Side::Client && self.challenged.is_some_and(|iss| is_first(iss) || is_strange())
     }
 
     /// Whether a client's segment is of the connection that a SYN was challenged for, and has overtaken the ACK that returns the

@@ -314,6 +314,43 @@ fn challenged_syn_on_a_direct_connection_reopens_it() {
     ]);
 }
 
+/// Row NEW-6: a forged SYN behind the client's is challenged, too. It does not make the client's cookie void: what the note of the
+/// old connection finds unacceptable is looked at for any cookie.
+#[test]
+fn forged_syn_behind_a_challenged_one_does_not_keep_its_client_out() {
+    for is_between in [false, true] {
+        let mut lab = adaptive();
+        direct(&mut lab);
+        flood(&mut lab);
+        lab.client(Seg { seq: c(70_000), ..linux_syn() });
+        let cookie = lab.told();
+        for forged in [c(900_000), c(500_000_000), c(69_990)] {
+            assert_eq!(lab.client(Seg { seq: forged, ..linux_syn() }), Verdict::Consume);
+        }
+        lab.skip();
+        if is_between {
+            // Of neither connection: it crosses, as it would anyway.
+            assert_eq!(lab.client(seg(ACK, c(900_001)).ack(s(7_000_000))), Verdict::Forward);
+            assert_eq!(prints(&mut lab).len(), 1);
+        }
+        let told = cookie.iss.wrapping_add(1);
+        assert_eq!(lab.client(seg(ACK, c(70_001)).ack(told).ts(2001, cookie.tsval)), Verdict::Consume);
+        let out = prints(&mut lab);
+        assert_eq!(out[0], format!("server > R {0}:{0}(0) win 0", c(4)), "{out:?}");
+        assert!(out[1].starts_with(&format!("server > S {}:", c(70_000))), "{out:?}");
+        lab.expect_counters(&[
+            ("cookie_valid", 1),
+            ("backend_syn", 1),
+            ("flows.established", -1),
+            ("flows_closed", 1),
+            ("reset_server", 1),
+            ("half_open", 1),
+            ("flows.syn_sent", 1),
+            ("inside.originated", 2),
+        ]);
+    }
+}
+
 /// A cookie that was minted for another SYN on the tuple, before the connection, is no key to it.
 #[test]
 fn direct_connection_takes_no_cookie_but_of_a_syn_that_was_challenged_beside_it() {

@@ -28,7 +28,7 @@ const WIDE_WORLDS: u64 = CELLS * 12;
 const FRESH: u64 = CELLS * 3;
 
 /// Worlds in which something went wrong once.
-const REGRESSIONS: [u64; 20] = [
+const REGRESSIONS: [u64; 21] = [
     // The RST that frees a slot at the server arrives behind the SYN that takes it again.
     642,
     1238,
@@ -48,6 +48,8 @@ const REGRESSIONS: [u64; 20] = [
     7_123,
     // A server's late answer is reset, and comes again, in two copies, behind the two SYNs of a cookie.
     4_294_967_322,
+    // An impostor's SYN comes between the client's next SYN and its ACK.
+    4_294_970_497,
     // The server's clock was not saved, and what came first after the restart was late.
     8_661_073_063,
     // The server answers the client's first SYN, which offered more than the cookie promised: timestamps, ECN.

@@ -41,24 +41,29 @@ fn blind_segments_cross_and_change_nothing() {
 /// and the ACK that returns the cookie goes up. What is of the old connection does not.
 #[test]
 fn challenged_syn_on_a_direct_flow_is_answered_and_its_cookie_opens_the_next() {
-    let mut world = World::new(FEW, &[]);
-    let live = open_direct(&mut Maker::new(12, &FEW_TARGETS), &mut world).expect("it is let through");
-    set_mode(&mut world, Mode::Always);
-    let iss = live.client_iss.wrapping_add(0x0100_0000);
-    let syn = live.seg().flags(SYN).seq(iss).mss(1460);
-    let passed = world.send(Side::Client, &syn.frame(Side::Client)).unwrap();
-    assert!(passed.is_up && passed.outcome.verdict == Verdict::Consume);
-    let (isn, _) = told(&passed.outcome.out[0].1);
-    let old = live.seg().seq(live.client_iss.wrapping_add(1)).ack(live.server_iss.wrapping_add(1));
-    let passed = world.send(Side::Client, &old.frame(Side::Client)).unwrap();
-    assert!(!passed.is_up && passed.outcome.verdict == Verdict::Forward);
-    let ack = live.seg().seq(iss.wrapping_add(1)).ack(isn.wrapping_add(1));
-    let passed = world.send(Side::Client, &ack.frame(Side::Client)).unwrap();
-    assert!(passed.is_up && passed.outcome.verdict == Verdict::Consume, "{:?}", passed.outcome);
-    assert_eq!(
-        passed.outcome.moved.get("web.cookie_valid").or(passed.outcome.moved.get("adaptive.cookie_valid")),
-        Some(&1)
-    );
+    // A forged SYN that is challenged behind it changes nothing of that (row NEW-6 of docs/faults.md).
+    for is_forged_behind in [false, true] {
+        let mut world = World::new(FEW, &[]);
+        let live = open_direct(&mut Maker::new(12, &FEW_TARGETS), &mut world).expect("it is let through");
+        set_mode(&mut world, Mode::Always);
+        let iss = live.client_iss.wrapping_add(0x0100_0000);
+        let syn = |iss: u32| live.seg().flags(SYN).seq(iss).mss(1460).frame(Side::Client);
+        let passed = world.send(Side::Client, &syn(iss)).unwrap();
+        assert!(passed.is_up && passed.outcome.verdict == Verdict::Consume);
+        let (isn, _) = told(&passed.outcome.out[0].1);
+        if is_forged_behind {
+            let passed = world.send(Side::Client, &syn(iss.wrapping_add(0x0200_0000))).unwrap();
+            assert_eq!(passed.outcome.verdict, Verdict::Consume);
+        }
+        let old = live.seg().seq(live.client_iss.wrapping_add(1)).ack(live.server_iss.wrapping_add(1));
+        let passed = world.send(Side::Client, &old.frame(Side::Client)).unwrap();
+        assert!(!passed.is_up && passed.outcome.verdict == Verdict::Forward);
+        let ack = live.seg().seq(iss.wrapping_add(1)).ack(isn.wrapping_add(1));
+        let passed = world.send(Side::Client, &ack.frame(Side::Client)).unwrap();
+        assert!(passed.is_up && passed.outcome.verdict == Verdict::Consume, "{:?}", passed.outcome);
+        let moved = &passed.outcome.moved;
+        assert_eq!(moved.get("web.cookie_valid").or(moved.get("adaptive.cookie_valid")), Some(&1));
+    }
 }
 
 /// Clients that were sent a cookie before they are let through are not sent to a server that never heard of them.
