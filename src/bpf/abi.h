@@ -172,9 +172,9 @@ struct budget {
 #define KNOWN_BLOCKS 4096
 #define KNOWN_BLOCK 256
 #define KNOWN_UNIT_LOG2 32
-/* For so many units a client is known: an hour. */
+/* Life of an entry in these units: an hour. */
 #define KNOWN_LIFE 838
-/* What is hashed of a client: its site (IPv4 /24, IPv6 /48), and its address. */
+/* Domains of the hashes: that of a site (IPv4 /24, IPv6 /48), and that of an address. */
 #define KNOWN_SITE (1 << 18)
 #define KNOWN_CLIENT (1 << 19)
 

@@ -24,7 +24,7 @@ pub struct Link {
     pub is_running: bool,
     /// The longest IP packet it carries, in octets.
     pub mtu: u32,
-    /// What an operator notes about it.
+    /// The alias (`ip link set alias`), a note of the operator.
     pub alias: String,
     /// The bridge, bond or VRF that it belongs to: its name and kind.
     pub master: Option<(String, String)>,

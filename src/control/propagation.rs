@@ -129,7 +129,7 @@ pub fn is_held(link: &Link) -> bool {
     !link.is_up && link.alias.ends_with(MARK)
 }
 
-/// What counts of a port.
+/// The part of a port's state that decides.
 #[derive(Clone, Copy)]
 struct Seen {
     is_up: bool,
@@ -142,7 +142,7 @@ impl Seen {
     }
 }
 
-/// What comes after `state`.
+/// The state after `state`.
 fn next(state: State, now: Instant, seen: &BySide<Seen>) -> State {
     let lost = Side::ALL.into_iter().find(|side| !seen.at(*side).has_carrier);
     match (state, lost) {
@@ -187,7 +187,7 @@ mod tests {
         Instant::from_nanos(seconds * 1_000_000_000)
     }
 
-    /// What becomes of it, look by look.
+    /// Compares the state after each look.
     fn play(looks: &[(u64, [Seen; 2], State)]) {
         let mut state = State::Watching { from: at(10) };
         for (when, seen, expected) in looks {

@@ -33,7 +33,7 @@ impl Rotation {
 
     /// Installs the keys for `unix`, the time since 1970, unless they are installed; returns the time until the next.
     ///
-    /// A caller that calls it at least every few seconds also follows a clock that is set, forwards or backwards.
+    /// A caller that comes at least every few seconds also follows a clock that is set, forwards or backwards.
     pub fn turn(&mut self, shared: &Shared, clock: &MonotonicClock, unix: Duration) -> Duration {
         let epoch = number(unix, self.epoch);
         let ring = match self.installed {

@@ -31,7 +31,7 @@ pub(super) struct Answering {
     learned: AtomicU64,
 }
 
-/// Counts of one second's SYNs that had the time to be answered.
+/// The verdict on the SYNs of one second, all of which had the time to be answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Finding {
     /// The server answers, or nothing was asked of it.

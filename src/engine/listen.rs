@@ -128,7 +128,7 @@ impl Step<'_> {
     }
 
     /// Takes a SYN out of the budget of its source prefix, or of its address's own if a client completed a handshake from there
-    /// lately: whoever forges the rest of the prefix does not spend that.
+    /// lately. SYNs forged in the name of other addresses of the prefix do not spend that.
     pub(super) fn take_syn(
         &self,
         id: ServiceId,

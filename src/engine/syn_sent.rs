@@ -332,7 +332,7 @@ impl Step<'_> {
         Room { bound, owner: self.policy.early_data_cap(), all }
     }
 
-    /// How many half-open entries there may be, of the service and in all. Those that are only watched have a table of their own,
+    /// The caps of the half-open table, of the service and in all. Those that are only watched have a table of their own,
     /// half as large, and leave half of the service's to what is challenged.
     pub(super) fn half_open_caps(&self, service: ServiceId, is_watched: bool) -> Caps {
         let limits = &self.policy.limits;

@@ -139,9 +139,9 @@ const ERROR: u16 = 2;
 const REQUEST: u16 = 1;
 /// The kernel says when it is done.
 pub const ACK: u16 = 4;
-/// What is to be made must not be there.
+/// An object that exists already is an error.
 pub const EXCLUSIVE: u16 = 0x200;
-/// What is not there is made.
+/// An object that does not exist is created.
 pub const CREATE: u16 = 0x400;
 
 /// Seconds that an answer may take.

@@ -48,15 +48,25 @@ impl Known {
 
     fn place(&self, client: IpAddr) -> (&AtomicU32, u16) {
         let site = self.hasher.hash_one((prefix::site(client), SITE));
-        let own = self.hasher.hash_one(client);
-        let in_block = match client {
-            IpAddr::V4(v4) => v4.octets()[3],
-            IpAddr::V6(_) => own as u8,
-        };
-        let block = (site as usize & (BLOCKS - 1)) * BLOCK;
+        let (place, tag) = place(client, site, self.hasher.hash_one(client));
         #[expect(clippy::indexing_slicing, reason = "below BLOCKS * BLOCK")]
-        (&self.cells[block + usize::from(in_block ^ (site >> 56) as u8)], (own >> 48) as u16 | 1)
+        (&self.cells[place], tag)
     }
+}
+
+/// The cell of `client` and its tag there, by the hash of its site and the hash of its own. `src/bpf/budget.h` has the same.
+pub fn place(client: IpAddr, site: u64, own: u64) -> (usize, u16) {
+    let in_block = match client {
+        IpAddr::V4(v4) => v4.octets()[3],
+        IpAddr::V6(_) => own as u8,
+    };
+    let block = (site as usize & (BLOCKS - 1)) * BLOCK;
+    (block + usize::from(in_block ^ (site >> 56) as u8), (own >> 48) as u16 | 1)
+}
+
+/// The contents of a cell of an address with this tag that was there at `at`.
+pub fn pack(tag: u16, at: Instant) -> u32 {
+    Cell::of(tag, at).pack()
 }
 
 /// One address: its tag, never 0, and when it was last there, in [`units`].

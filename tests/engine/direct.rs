@@ -282,6 +282,23 @@ fn direct_reset_that_the_server_did_not_take_is_taken_back() {
     lab.expect_counters(&[("flows.established", 1), ("flows.reset", -1)]);
 }
 
+/// The server is told to end the direct connection, and asked for the one that the client's SYN of `c(70_000)` began.
+fn expect_the_next_opened(lab: &mut Lab) {
+    let out = prints(lab);
+    assert_eq!(out[0], format!("server > R {0}:{0}(0) win 0", c(4)), "{out:?}");
+    assert!(out[1].starts_with(&format!("server > S {}:", c(70_000))), "{out:?}");
+    lab.expect_counters(&[
+        ("cookie_valid", 1),
+        ("backend_syn", 1),
+        ("flows.established", -1),
+        ("flows_closed", 1),
+        ("reset_server", 1),
+        ("half_open", 1),
+        ("flows.syn_sent", 1),
+        ("inside.originated", 2),
+    ]);
+}
+
 /// A challenged SYN on the tuple of a direct connection: its ACK opens the next, and no other segment is looked at for a
 /// cookie.
 #[test]
@@ -299,19 +316,7 @@ fn challenged_syn_on_a_direct_connection_reopens_it() {
     assert_eq!(lab.client(seg(ACK, c(4)).ack(s(4)).ts(1009, 9001)), Verdict::Forward);
     lab.skip();
     assert_eq!(lab.client(seg(ACK, c(70_001)).ack(told).ts(2001, cookie.tsval)), Verdict::Consume);
-    let out = prints(&mut lab);
-    assert_eq!(out[0], format!("server > R {0}:{0}(0) win 0", c(4)), "{out:?}");
-    assert!(out[1].starts_with(&format!("server > S {}:", c(70_000))), "{out:?}");
-    lab.expect_counters(&[
-        ("cookie_valid", 1),
-        ("backend_syn", 1),
-        ("flows.established", -1),
-        ("flows_closed", 1),
-        ("reset_server", 1),
-        ("half_open", 1),
-        ("flows.syn_sent", 1),
-        ("inside.originated", 2),
-    ]);
+    expect_the_next_opened(&mut lab);
 }
 
 /// Row NEW-6: a forged SYN behind the client's is challenged, too. It does not make the client's cookie void: what the note of the
@@ -335,19 +340,7 @@ fn forged_syn_behind_a_challenged_one_does_not_keep_its_client_out() {
         }
         let told = cookie.iss.wrapping_add(1);
         assert_eq!(lab.client(seg(ACK, c(70_001)).ack(told).ts(2001, cookie.tsval)), Verdict::Consume);
-        let out = prints(&mut lab);
-        assert_eq!(out[0], format!("server > R {0}:{0}(0) win 0", c(4)), "{out:?}");
-        assert!(out[1].starts_with(&format!("server > S {}:", c(70_000))), "{out:?}");
-        lab.expect_counters(&[
-            ("cookie_valid", 1),
-            ("backend_syn", 1),
-            ("flows.established", -1),
-            ("flows_closed", 1),
-            ("reset_server", 1),
-            ("half_open", 1),
-            ("flows.syn_sent", 1),
-            ("inside.originated", 2),
-        ]);
+        expect_the_next_opened(&mut lab);
     }
 }
 

@@ -148,7 +148,7 @@ unsafe impl Shared for Hint {}
 pub(super) const HINTS: usize = 32_768;
 pub(super) const STAMP_SHIFT: u32 = 10;
 
-/// What is hashed of a client for the map `known`: its site, and its address.
+/// Domains of the hashes for the map `known`: that of a site, and that of an address.
 pub(super) const KNOWN_SITE: u32 = 1 << 18;
 pub(super) const KNOWN_CLIENT: u32 = 1 << 19;
 

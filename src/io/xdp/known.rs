@@ -9,7 +9,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::abi::{HASH_KEYS, KNOWN_CLIENT, KNOWN_SITE};
 use super::fast::{address_words, prefix_words};
 use super::table::hash;
-use crate::table::known::{BLOCK, BLOCKS, UNIT_LOG2};
+use crate::table::known;
+use crate::time::Instant;
 
 /// The map `known`.
 pub(super) struct Known<Cells> {
@@ -26,7 +27,7 @@ impl<Cells: Deref<Target = [AtomicU64]>> Known<Cells> {
     pub(super) fn note(&self, client: IpAddr, at: u64) {
         let (place, tag) = self.place(client);
         if let Some(cell) = self.cells.get(place) {
-            cell.store(u64::from(tag) << 16 | u64::from((at >> UNIT_LOG2) as u16), Relaxed);
+            cell.store(known::pack(tag, Instant::from_nanos(at)).into(), Relaxed);
         }
     }
 
@@ -34,12 +35,7 @@ impl<Cells: Deref<Target = [AtomicU64]>> Known<Cells> {
         let [a, b, c, d] = address_words(client);
         let [e, f] = prefix_words(client);
         let own = hash(&self.keys, &[a, b, c, d, KNOWN_CLIENT, 0]);
-        let (f, in_block) = match client {
-            IpAddr::V4(v4) => (f, v4.octets()[3]),
-            IpAddr::V6(_) => (f & 0xffff_0000_u32.to_be(), own as u8),
-        };
-        let site = hash(&self.keys, &[e, f, KNOWN_SITE, 0]);
-        let block = (site as usize & (BLOCKS - 1)) * BLOCK;
-        (block + usize::from(in_block ^ (site >> 56) as u8), (own >> 48) as u16 | 1)
+        let f = if client.is_ipv6() { f & 0xffff_0000_u32.to_be() } else { f };
+        known::place(client, hash(&self.keys, &[e, f, KNOWN_SITE, 0]), own)
     }
 }

@@ -265,8 +265,8 @@ pub(super) fn buckets(flows: u32) -> u32 {
 const OCTETS_PER_FLOW: usize = (size_of::<Slot>() + size_of::<u16>()) * 6 / 5;
 const _: () = assert!(OCTETS_PER_FLOW <= 128);
 
-/// The multilinear hash of the key (Lemire and Kaser 2014), and mixing for its lower bits.
-/// The hash of words, as `hash.h` has it; of an odd number a zero is the last.
+/// The multilinear hash of the words (Lemire and Kaser 2014), and mixing for its lower bits, as `hash.h` has it. A zero follows
+/// an odd number of words.
 pub(super) fn hash(keys: &[u64; HASH_KEYS], words: &[u32]) -> u64 {
     let [secrets @ .., last] = keys;
     let mut words = words.iter().map(|word| u64::from(*word)).chain([0]);
