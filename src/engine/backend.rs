@@ -70,8 +70,8 @@ pub(super) struct Backend {
     retries: u32,
     /// A SYN was sent at once because the server answered with an old connection's ACK; once between two timeouts.
     was_hurried: bool,
-    /// The server has answered another SYN of the client's, and was told to forget that connection; once.
-    has_begun_anew: bool,
+    /// How often the server has answered another SYN of the client's, and was told to forget that connection.
+    new_starts: u8,
     /// Its SYN has not been sent: a RST to the server is under way, and would end what the SYN opens.
     waits: bool,
     /// The server's answer, while that to a second SYN is awaited.
@@ -127,8 +127,8 @@ pub(super) enum Answer {
 pub(super) enum FromClient {
     Settled(Verdict),
     Reset,
-    /// It belongs to another connection on the tuple.
-    Foreign,
+    /// It belongs to another connection on the tuple than the entry's, which this ISS and this cookie have opened.
+    Foreign((SeqNumber, SeqNumber)),
 }
 
 /// What a timeout leads to.
@@ -163,20 +163,9 @@ impl Handshake {
 impl Backend {
     /// A connection whose first SYN is about to be sent, or after a while if it `waits`.
     pub(super) fn new(handshake: Handshake, early: EarlyData, fin: bool, waits: bool) -> Backend {
-        let (retries, was_hurried, has_begun_anew, is_done) = (0, false, false, false);
+        let (retries, was_hurried, new_starts, is_done) = (0, false, 0, false);
         let (urgent, answer) = (None, None);
-        Backend {
-            handshake,
-            early,
-            fin,
-            urgent,
-            retries,
-            was_hurried,
-            has_begun_anew,
-            waits,
-            answer,
-            is_done,
-        }
+        Backend { handshake, early, fin, urgent, retries, was_hurried, new_starts, waits, answer, is_done }
     }
 
     /// Notes where the urgent data ends that a segment which is kept points to; the latest counts.
@@ -212,7 +201,7 @@ impl Backend {
         if core::mem::take(&mut self.waits) {
             let handshake = self.handshake;
             let again = Timeout::Resend { handshake, is_late: false };
-            return (if self.has_begun_anew { again } else { Timeout::Send(handshake) }, FIRST_TIMEOUT);
+            return (if self.new_starts > 0 { again } else { Timeout::Send(handshake) }, FIRST_TIMEOUT);
         }
         if self.retries >= MAX_RETRIES {
             return (self.give_up(), Duration::ZERO);
@@ -248,7 +237,7 @@ impl Backend {
         }
         // The client has got nothing from the server yet that it could acknowledge but the SYN-ACK.
         if arrival.ack != self.handshake.cookie_iss.add(1) {
-            return FromClient::Foreign;
+            return FromClient::Foreign((self.handshake.client_iss, self.handshake.cookie_iss));
         }
         if let Err(reason) = verify(arrival, segment.frame()) {
             return drop_for(reason);
@@ -356,7 +345,7 @@ impl Backend {
         }
         if flags.has(Flags::SYN) && acknowledges_syn {
             let said = ServerAnswer::of(arrival, frame);
-            if said.grants_more_than(&self.handshake.offer) && !self.has_begun_anew {
+            if said.grants_more_than(&self.handshake.offer) && self.may_begin_anew(arrival.seq) {
                 return self.begin_anew(arrival.seq, now);
             }
             if asks_again() {
@@ -390,9 +379,16 @@ impl Backend {
     /// offered more than the cookie promised: each end would count on what the other does not know of (timestamps in each
     /// segment, RFC 7323 §3.2; marks, RFC 3168 §6.1).
     fn begin_anew(&mut self, server_iss: SeqNumber, now: Instant) -> Answer {
-        (self.has_begun_anew, self.waits) = (true, true);
+        (self.new_starts, self.waits) = (self.new_starts.saturating_add(1), true);
         self.handshake.forgotten = Some(Forgotten { iss: Some(server_iss), told: now });
         Answer::Outdated(self.handshake)
+    }
+
+    /// Whether an answer that grants too much is one to an earlier SYN: the first, or that once more, since the RST was lost. A server
+    /// that grants too much whatever it is asked is taken as it is.
+    fn may_begin_anew(&self, server_iss: SeqNumber) -> bool {
+        let is_the_same = || self.handshake.forgotten.is_some_and(|before| before.iss == Some(server_iss));
+        self.new_starts == 0 || (self.new_starts < MAX_NEW_STARTS && is_the_same())
     }
 
     /// What follows a server's first answer and the second SYN. All but a SYN-ACK says that there will be none: the connection
@@ -518,6 +514,9 @@ const LONGEST_TIMEOUT: Duration = Duration::from_secs(64);
 const MAX_RETRIES: u32 = 7;
 /// With this one, after 15 s, the handshake counts as failed.
 const LATE_RETRY: u32 = 4;
+
+/// RSTs for one outdated answer: at 30 % of loss all are lost once in a hundred times.
+const MAX_NEW_STARTS: u8 = 4;
 
 /// For so long after a RST that freed the server's slot no SYN follows it, or it could overtake the RST and be ended by it: much
 /// longer than the way between neighbours takes.

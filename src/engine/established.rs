@@ -16,10 +16,32 @@ use crate::wire::tcp_options::SynOptions;
 enum Outcome {
     /// What becomes of it.
     Settled(Verdict),
-    /// It may open the next connection on the tuple; `next` is what the server expects of the client.
-    MayReopen { is_over: bool, next: SeqNumber },
+    /// It may open the next connection on the tuple.
+    MayReopen(Holder),
     /// The server repeats its SYN-ACK: our ACK was lost.
     SynAckAgain(Acknowledgement),
+}
+
+/// The connection that has the tuple.
+struct Holder {
+    is_over: bool,
+    /// What the server expects next of the client.
+    next: SeqNumber,
+    /// What the client expects next of the server, and what the server has acknowledged to it.
+    told: (SeqNumber, SeqNumber),
+    /// The client's ISS and the cookie, where they are known.
+    opened: Option<(SeqNumber, SeqNumber)>,
+}
+
+impl Holder {
+    fn of(flow: &Flow) -> Holder {
+        Holder {
+            is_over: flow.state.is_over(),
+            next: flow.client.next,
+            told: (flow.server.next.sub(flow.translation.delta), flow.server.acked),
+            opened: flow.cookie_iss().map(|cookie_iss| (flow.client_iss, cookie_iss)),
+        }
+    }
 }
 
 /// What the server is told again.
@@ -48,7 +70,7 @@ impl Step<'_> {
     ) -> Option<Verdict> {
         match self.handle_in_flow(side, arrival, frame, true)? {
             Outcome::Settled(verdict) => Some(verdict),
-            Outcome::MayReopen { is_over, next } => self.reopen(arrival, frame, is_over, next),
+            Outcome::MayReopen(holder) => self.reopen(arrival, frame, &holder),
             Outcome::SynAckAgain(acknowledgement) => {
                 if let Err(reason) = verify(arrival, frame) {
                     return Some(Verdict::Drop(reason));
@@ -111,31 +133,29 @@ impl Step<'_> {
     /// A client's ACK does not look like one of the flow on its tuple. If it carries a cookie of ours, the client has
     /// opened a new connection: it closed or lost the old one (a reboot), and the new one takes its place. If not, it
     /// is the flow's after all.
-    fn reopen(
-        &mut self,
-        arrival: &Arrival<'_>,
-        frame: &mut [u8],
-        is_over: bool,
-        next: SeqNumber,
-    ) -> Option<Verdict> {
+    fn reopen(&mut self, arrival: &Arrival<'_>, frame: &mut [u8], holder: &Holder) -> Option<Verdict> {
         let redemption = match self.redeem(arrival, frame) {
             Ok(redemption) => redemption,
             Err(DropReason::CookieReplayed) => return Some(Verdict::Drop(DropReason::CookieReplayed)),
             Err(_) => return self.handle_as_the_flows(arrival, frame),
         };
         let is_another = |flow: &Flow| !flow.was_opened_by(redemption.client_iss, redemption.cookie_iss);
+        if !holder.is_over && self.may_be_late(&arrival.key, holder.opened, &redemption) {
+            self.probe_client(arrival, frame, holder.told);
+            return Some(Verdict::Drop(DropReason::OutOfWindow));
+        }
         let Some(_) = self.remove_flow_if(&arrival.key, is_another) else {
             // A keep-alive of the connection itself: whether the server still knows it the server must say.
             return self
                 .handle_as_the_flows(arrival, frame)
                 .or(Some(Verdict::Drop(DropReason::CookieReplayed)));
         };
-        if !is_over {
+        if !holder.is_over {
             // The server still holds the old connection: end it with the number that it expects (RFC 5961 §3.2).
             let counters = self.counters(arrival.id);
             counters.flows_closed.add(1);
             counters.reset_server.add(1);
-            let reset = SegmentSpec { seq: next, flags: Flags::RST, ..reply::onward(arrival, frame) };
+            let reset = SegmentSpec { seq: holder.next, flags: Flags::RST, ..reply::onward(arrival, frame) };
             self.send(Side::Server, &reset);
         }
         Some(self.open(arrival, frame, redemption))
@@ -145,7 +165,7 @@ impl Step<'_> {
     fn handle_as_the_flows(&mut self, arrival: &Arrival<'_>, frame: &mut [u8]) -> Option<Verdict> {
         match self.handle_in_flow(Side::Client, arrival, frame, false)? {
             Outcome::Settled(verdict) => Some(verdict),
-            Outcome::MayReopen { .. } | Outcome::SynAckAgain(_) => None,
+            Outcome::MayReopen(_) | Outcome::SynAckAgain(_) => None,
         }
     }
 }
@@ -160,7 +180,7 @@ fn handle(
     may_reopen: bool,
 ) -> Outcome {
     if may_reopen && flow.may_return_cookie(side, arrival) {
-        return Outcome::MayReopen { is_over: flow.state.is_over(), next: flow.client.next };
+        return Outcome::MayReopen(Holder::of(flow));
     }
     if flow.is_direct && flow.is_of_the_next(side, arrival) {
         return Outcome::Settled(Verdict::Drop(DropReason::OutOfWindow));
@@ -173,7 +193,7 @@ fn handle(
     }
     let standing = flow.judge(side, arrival, flow.ack_of(side, arrival));
     if may_reopen && looks_like_new(flow, side, arrival, standing) {
-        return Outcome::MayReopen { is_over: flow.state.is_over(), next: flow.client.next };
+        return Outcome::MayReopen(Holder::of(flow));
     }
     let standing = match scrutinize(flow, side, arrival, frame, standing, now) {
         Ok(standing) => standing,

@@ -206,7 +206,7 @@ impl Flow {
     }
 
     /// The ISS that the client knows its server by, if that is a cookie and known.
-    fn cookie_iss(&self) -> Option<SeqNumber> {
+    pub(super) fn cookie_iss(&self) -> Option<SeqNumber> {
         let is_known = !self.is_direct && self.server_iss != SeqNumber(0);
         is_known.then(|| self.server_iss.sub(self.translation.delta))
     }

@@ -181,15 +181,17 @@ impl Report {
 }
 
 impl Flow {
-    /// Whether a segment that `sender` sent, and that its receiver knows as `seq`, may be unacknowledged: SND.UNA <=
-    /// SEG.SEQ < SND.NXT (RFC 5927 §4.1).
+    /// Whether a segment that `sender` sent, and that its receiver knows as `seq`, may be unacknowledged as the sender sees it: SND.UNA
+    /// <= SEG.SEQ < SND.NXT (RFC 5927 §4.1). Its SND.UNA is up to a window behind what was acknowledged here, for ACKs are lost behind
+    /// here, too, and what it then repeats may be too big.
     fn has_in_flight(&self, sender: Side, seq: SeqNumber) -> bool {
         let (own, peer) = self.ends(sender);
         let seq = match sender {
             Side::Server => seq.add(self.translation.delta),
             Side::Client => seq,
         };
-        own.is_known && peer.is_known && !seq.is_before(peer.acked) && seq.is_before(own.next)
+        let oldest = peer.acked.sub(peer.max_window);
+        own.is_known && peer.is_known && !seq.is_before(oldest) && seq.is_before(own.next)
     }
 }
 

@@ -137,7 +137,7 @@ impl Step<'_> {
                 self.abort(arrival);
                 Some(Verdict::Consume)
             }
-            FromClient::Foreign => {
+            FromClient::Foreign(opened) => {
                 let redemption = match self.redeem(arrival, frame) {
                     Ok(redemption) => redemption,
                     Err(DropReason::CookieReplayed) => {
@@ -145,6 +145,11 @@ impl Step<'_> {
                     }
                     Err(_) => return Some(Verdict::Drop(DropReason::OutOfWindow)),
                 };
+                if self.may_be_late(&arrival.key, Some(opened), &redemption) {
+                    let (client_iss, cookie_iss) = opened;
+                    self.probe_client(arrival, frame, (cookie_iss.add(1), client_iss.add(1)));
+                    return Some(Verdict::Drop(DropReason::OutOfWindow));
+                }
                 // The client has given up and opened the next connection on the tuple.
                 self.abort(arrival);
                 Some(self.admit(arrival, frame, &redemption))

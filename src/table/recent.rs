@@ -39,13 +39,19 @@ impl RecentSet {
     /// Whether `item` was inserted and its life is not over at `now`; `life` is what items are inserted for. What would
     /// live longer is from beyond a leap of the clock.
     pub fn contains(&self, item: impl Hash, now: Instant, life: Duration) -> bool {
+        self.age(item, now, life).is_some()
+    }
+
+    /// How long ago `item` was inserted, if its life is not over at `now`; to a millisecond.
+    pub fn age(&self, item: impl Hash, now: Instant, life: Duration) -> Option<Duration> {
         if now.as_nanos() >= self.last_end.load(Ordering::Relaxed) {
-            return false;
+            return None;
         }
         let (slot, tag) = self.place(item);
         let value = slot.load(Ordering::Relaxed);
-        let end = value & END_MASK;
-        value >> END_BITS == tag && millis(now) < end && end <= millis(now.after(life))
+        let (end, last) = (value & END_MASK, millis(now.after(life)));
+        let is_alive = value >> END_BITS == tag && millis(now) < end && end <= last;
+        is_alive.then(|| Duration::from_millis(last.saturating_sub(end)))
     }
 
     fn place(&self, item: impl Hash) -> (&AtomicU64, u64) {

@@ -172,8 +172,13 @@ fn time_wait_new_connection_on_the_tuple_replaces_the_old() {
 #[test]
 fn established_client_that_rebooted_replaces_its_connection_and_the_server_is_told() {
     let mut lab = Lab::new();
-    lab.established();
-    let (ack, _) = second_connection(&mut lab);
+    let first = lab.established();
+    let (ack, second) = second_connection(&mut lab);
+    // Its ACK may be late, of a client before the connection's: it is asked, and returns its cookie once more.
+    assert_eq!(lab.client(ack.clone()), Verdict::Drop(DropReason::OutOfWindow));
+    let (told, tsval) = (first.iss, second.tsval);
+    lab.expect(&[format!("client > . {told}:{told}(0) ack {} win 0 <TS val {tsval} ecr 3000>", c(1))]);
+    lab.expect_counters(&[("drop.out_of_window", 1), ("outside.originated", 1)]);
     assert_eq!(lab.client(ack), Verdict::Consume);
     lab.expect(&[format!("server > R {}:{}(0) win 0", c(1), c(1)), SECOND_SYN.into()]);
     lab.expect_counters(&[
@@ -329,6 +334,7 @@ fn late_segment_of_the_connection_before_does_not_replace_the_next() {
 fn established_client_that_rebooted_with_an_earlier_iss_replaces_its_connection_in_the_next_epoch() {
     let mut lab = Lab::new();
     lab.established();
+    lab.advance(Duration::from_secs(4));
     lab.rotate();
     let iss = CLIENT_ISS.wrapping_sub(1 << 30);
     let mut syn = linux_syn();

@@ -308,6 +308,7 @@ fn flows_of_a_checkpoint_that_the_fast_path_has_forgotten_do_not_come_back() {
 #[test]
 fn the_next_connection_on_a_tuple_takes_the_place_of_a_lent_one() {
     let (mut lab, notebook, _) = lent();
+    lab.advance(Duration::from_secs(4));
     let again = c(0x0100_0000);
     let cookie = lab.syn_with(seg(SYN, again).mss(1460));
     lab.client(seg(0, again.wrapping_add(1)).ack(cookie.iss.wrapping_add(1)));

@@ -66,6 +66,27 @@ fn syn_sent_server_that_always_grants_more_is_asked_anew_once() {
     assert_eq!(lab.moved()["backend_established"], 1);
 }
 
+/// The RST is lost, and the server repeats its answer to the first SYN: it is told again, up to four times, and then taken as it is.
+#[test]
+fn syn_sent_server_that_repeats_its_outdated_answer_is_told_again() {
+    let mut lab = promised_less(|| seg(SYN, CLIENT_ISS).window(64_240).mss(1460).sack_ok());
+    let answer = || seg(SYN, SERVER_ISS).ack(c(1)).window(65_160).mss(1460).sack_ok();
+    for _ in 0..4 {
+        assert_eq!(lab.server(answer()), UNEXPECTED);
+        lab.expect(&[format!("server > R {}:{}(0) win 0", c(1), c(1))]);
+        lab.expect_counters(&[("drop.unexpected_answer", 1), ("reset_server", 1), ("inside.originated", 1)]);
+        lab.advance(Duration::from_millis(2_990));
+        lab.skip();
+        assert_eq!(lab.server(answer()), UNEXPECTED, "it may have crossed the RST");
+        lab.expect_nothing();
+        lab.expect_counters(&[("drop.unexpected_answer", 1)]);
+        lab.advance(Duration::from_millis(20));
+        lab.skip();
+    }
+    assert_eq!(lab.server(answer()), Verdict::Consume);
+    assert_eq!(lab.moved()["backend_established"], 1);
+}
+
 /// What is late of an old connection has the server acknowledge the SYN that it has just got, and that ACK overtakes its SYN-ACK:
 /// a RST would end what is opening (RFC 9293 §3.10.7.3: dropped).
 #[test]
