@@ -112,9 +112,10 @@ impl Step<'_> {
             let is_forwarded = matches!(outcome, Outcome::Settled(Verdict::Forward));
             flow.settle(self.fast, &arrival.key, now, is_forwarded && arrival.end == arrival.seq);
             let deadline = flow.deadline(limits);
+            let is_late = deadline < flow.armed_for || flow.is_armed_too_late(limits);
             let change = Change {
                 is_over: flow.state.is_over() && !before.is_over(),
-                rearm: (flow.state != before && deadline < flow.armed_for).then_some(deadline),
+                rearm: (flow.state != before && is_late).then_some(deadline),
             };
             (outcome, change)
         })?;

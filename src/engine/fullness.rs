@@ -47,8 +47,8 @@ impl Fill {
         self >= HALF
     }
 
-    /// How long a flow may go without a look.
-    pub(super) fn look_interval(self) -> Duration {
+    /// How long a flow that may go when room is needed goes without a look.
+    fn look_interval(self) -> Duration {
         self.shrink(LONGEST_LOOK, SHORTEST_LOOK, [QUARTER, Fill::FULL])
     }
 }
@@ -124,6 +124,18 @@ impl Flow {
     /// When the flow ends unless a segment comes, while there is room.
     pub(super) fn deadline(&self, limits: &Limits) -> Instant {
         self.last_seen.after(self.state.timeout(limits))
+    }
+
+    /// When the flow is looked at next, where it is as full as this: when something may have to be done about it, or a while later if
+    /// that is so already. Before it would have outlived its shortest time there is nothing to do.
+    pub(super) fn next_look(&self, limits: &Limits, fill: Fill, now: Instant) -> Instant {
+        let ripe = self.deadline_at(limits, Fill::FULL).max(now.after(fill.look_interval()));
+        self.deadline_at(limits, fill).min(ripe).min(now.after(IDLE_LOOK))
+    }
+
+    /// Whether the fullness that may come asks for a look before the flow's timer. What is over was offered when it ended.
+    pub(super) fn is_armed_too_late(&self, limits: &Limits) -> bool {
+        !self.state.is_over() && self.deadline_at(limits, Fill::FULL) < self.armed_for
     }
 
     /// Whether the one FIN was acknowledged.
@@ -244,11 +256,13 @@ const QUARTER: Fill = Fill(250);
 /// At it all but what is in use goes as soon as it can: the rest is for what comes meanwhile.
 pub(super) const NEARLY_FULL: Fill = Fill(900);
 
-/// How long a flow goes without a look while there is room: a silent one has a look when it has just become ripe, before a
-/// flood of them can fill the table.
+/// How long a flow that has outlived its shortest time goes without a look while there is room.
 const LONGEST_LOOK: Duration = Duration::from_secs(10);
-/// And when there is none: a million flows are a million looks a second, a fraction of a core.
+/// And when there is none.
 const SHORTEST_LOOK: Duration = Duration::from_secs(1);
+/// How long any flow does: what its timer counts on may change unseen, in the fast path. A million flows are 33,000 looks a second, a
+/// twentieth of a core.
+const IDLE_LOOK: Duration = Duration::from_secs(30);
 
 /// Keys that are tried for one newcomer: most are still what they were offered as.
 pub(super) const TRIES: usize = 8;
@@ -279,6 +293,40 @@ mod tests {
         assert_eq!([Fill::of(0, 0), Fill::of(3, 2), Fill::of(1, 1)], [Fill::FULL; 3]);
         assert_eq!((Fill::of(0, 9), Fill::of(1, 4)), (Fill(0), QUARTER));
         assert_eq!((Fill(0).look_interval(), Fill::FULL.look_interval()), (LONGEST_LOOK, SHORTEST_LOOK));
+    }
+
+    #[test]
+    fn a_flow_is_looked_at_when_there_may_be_something_to_do() {
+        let limits = Limits::default();
+        let seen = Instant::ZERO.after(1_000 * SECOND);
+        let silent = Flow { last_seen: seen, ..Flow::silent() };
+        let mut used = silent.clone();
+        used.client.next = used.client.next.add(100);
+        let closing = Flow { state: FlowState::Closing, ..used.clone() };
+        let after = |flow: &Flow, fill, seconds: u32| {
+            let now = seen.after(SECOND * seconds);
+            flow.next_look(&limits, Fill(fill), now).since(now).as_secs()
+        };
+        // Ripe 10 s behind its last segment, and looked at again and again from then on; at the cap its time is up.
+        assert_eq!(
+            [(0, 0), (0, 4), (0, 10), (1_000, 4), (1_000, 9)].map(|(fill, at)| after(&silent, fill, at)),
+            [10, 10, 10, 6, 1]
+        );
+        // 120 s; 33,000 looks a second at a million flows.
+        assert_eq!(
+            [(0, 0), (1_000, 0), (1_000, 89), (1_000, 95), (750, 130)]
+                .map(|(fill, at)| after(&used, fill, at)),
+            [30, 30, 30, 25, 3]
+        );
+        assert_eq!([(0, 3), (1_000, 3)].map(|(fill, at)| after(&closing, fill, at)), [10, 7]);
+        let armed =
+            |flow: &Flow, seconds: u32| Flow { armed_for: seen.after(SECOND * seconds), ..flow.clone() };
+        assert!(
+            armed(&closing, 11).is_armed_too_late(&limits) && !armed(&closing, 10).is_armed_too_late(&limits)
+        );
+        assert!(!armed(&used, 30).is_armed_too_late(&limits));
+        let over = Flow { state: FlowState::TimeWait, ..used };
+        assert!(!armed(&over, 30).is_armed_too_late(&limits));
     }
 
     /// Flows in every state, silent and not, with one FIN or two, acknowledged or not.

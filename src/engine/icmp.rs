@@ -190,7 +190,9 @@ impl Flow {
             Side::Server => seq.add(self.translation.delta),
             Side::Client => seq,
         };
-        let oldest = peer.acked.sub(peer.max_window);
+        let iss = if sender == Side::Client { self.client_iss } else { self.server_iss };
+        let sent = if iss == SeqNumber(0) { u32::MAX } else { peer.acked.distance_from(iss.add(1)) };
+        let oldest = peer.acked.sub(peer.max_window.min(sent));
         own.is_known && peer.is_known && !seq.is_before(oldest) && seq.is_before(own.next)
     }
 }

@@ -90,7 +90,7 @@ impl Step<'_> {
         let (now, policy, shared) = (self.now, self.policy, self.shared);
         let mut wheels = Wheels { own: self.timers, watched: self.watched };
         shared.flows.with(&key, |flow| {
-            let next = deadline.min(now.after(shared.fill(policy, &key, flow).look_interval()));
+            let next = deadline.min(flow.next_look(&policy.limits, shared.fill(policy, &key, flow), now));
             flow.armed_for = wheels.of(flow.is_watched).arm(key, TimerKind::Flow, now, next);
         });
     }
@@ -139,7 +139,7 @@ impl Step<'_> {
             if deadline <= now {
                 return Look::Due(fill);
             }
-            let next = deadline.min(now.after(fill.look_interval()));
+            let next = flow.next_look(limits, fill, now);
             flow.armed_for = wheels.of(flow.is_watched).arm(due.key, TimerKind::Flow, now, next);
             let is_ripe = fill.is_high() && flow.deadline_at(limits, Fill::FULL) <= now;
             if is_ripe { Look::Ripe(flow.service, Worth::of(flow)) } else { Look::Early }
