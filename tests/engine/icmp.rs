@@ -206,12 +206,12 @@ fn errors_about_nothing_in_flight_are_dropped() {
         }
         lab.expect_counters(&[("icmp_translated", 2), ("drop.icmp_unmatched", 2)]);
         // The ACK may be lost on its way from here, and what is repeated be too big.
-        let mut acknowledge = |lab: &mut Lab, next: u32| {
+        let acknowledge = |lab: &mut Lab, next: u32| {
             let ack = seg(0, c(1)).ack(as_client(cookie, s(next))).ts(1100, echo(cookie, 9100));
             assert_eq!(lab.client(ack), Verdict::Forward);
         };
         acknowledge(&mut lab, 101);
-        let mut expect = |lab: &mut Lab, seq: u32, expected| {
+        let expect = |lab: &mut Lab, seq: u32, expected| {
             let frame = quoting(lab, seq);
             assert_eq!(lab.inject(Side::Client, &frame), expected, "{seq}");
             lab.skip();

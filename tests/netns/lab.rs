@@ -154,12 +154,17 @@ impl Lab {
         let output = self.curl("metrics");
         assert!(output.status.success(), "no metrics:\n{}", self.log());
         let text = String::from_utf8(output.stdout).unwrap();
-        let values = text.lines().filter_map(|line| {
-            let (sample, value) = line.rsplit_once(' ')?;
-            let labels = sample.strip_prefix(name)?;
-            let is_metric = labels.is_empty() || labels.starts_with('{');
-            (is_metric && labels.contains(label)).then(|| value.parse::<f64>().unwrap())
-        });
+        let samples: Vec<(&str, f64)> = text
+            .lines()
+            .filter_map(|line| {
+                let (sample, value) = line.rsplit_once(' ')?;
+                let labels = sample.strip_prefix(name)?;
+                let is_metric = labels.is_empty() || labels.starts_with('{');
+                is_metric.then(|| (labels, value.parse().unwrap()))
+            })
+            .collect();
+        assert!(!samples.is_empty(), "no metric of the name {name}");
+        let values = samples.iter().filter(|(labels, _)| labels.contains(label)).map(|(_, value)| value);
         values.sum::<f64>() as u64
     }
 
