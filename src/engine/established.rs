@@ -105,17 +105,21 @@ impl Step<'_> {
         frame: &mut [u8],
         may_reopen: bool,
     ) -> Option<Outcome> {
-        let (now, limits) = (self.now, &self.policy.limits);
+        let (now, policy, shared) = (self.now, self.policy, self.shared);
+        let limits = &policy.limits;
         let (outcome, change) = self.with_flow(&arrival.key, |flow| {
             let before = flow.state;
             let outcome = handle(flow, side, arrival, frame, now, may_reopen);
             let is_forwarded = matches!(outcome, Outcome::Settled(Verdict::Forward));
             flow.settle(self.fast, &arrival.key, now, is_forwarded && arrival.end == arrival.seq);
             let deadline = flow.deadline(limits);
-            let is_late = deadline < flow.armed_for || flow.is_armed_too_late(limits);
+            let is_late = || {
+                let look = flow.next_look(limits, shared.fill(policy, &arrival.key, flow), now);
+                deadline.min(look) < flow.armed_for
+            };
             let change = Change {
                 is_over: flow.state.is_over() && !before.is_over(),
-                rearm: (flow.state != before && is_late).then_some(deadline),
+                rearm: (flow.state != before && is_late()).then_some(deadline),
             };
             (outcome, change)
         })?;

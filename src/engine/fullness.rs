@@ -126,16 +126,11 @@ impl Flow {
         self.last_seen.after(self.state.timeout(limits))
     }
 
-    /// When the flow is looked at next, where it is as full as this: when something may have to be done about it, or a while later if
-    /// that is so already. Before it would have outlived its shortest time there is nothing to do.
+    /// When the flow is looked at next, where it is as full as this, if its time is not up before: when it has outlived its shortest time
+    /// and may have to go, or a while later if it has already.
     pub(super) fn next_look(&self, limits: &Limits, fill: Fill, now: Instant) -> Instant {
         let ripe = self.deadline_at(limits, Fill::FULL).max(now.after(fill.look_interval()));
-        self.deadline_at(limits, fill).min(ripe).min(now.after(IDLE_LOOK))
-    }
-
-    /// Whether the fullness that may come asks for a look before the flow's timer. What is over was offered when it ended.
-    pub(super) fn is_armed_too_late(&self, limits: &Limits) -> bool {
-        !self.state.is_over() && self.deadline_at(limits, Fill::FULL) < self.armed_for
+        ripe.min(now.after(IDLE_LOOK))
     }
 
     /// Whether the one FIN was acknowledged.
@@ -256,8 +251,8 @@ const QUARTER: Fill = Fill(250);
 /// At it all but what is in use goes as soon as it can: the rest is for what comes meanwhile.
 pub(super) const NEARLY_FULL: Fill = Fill(900);
 
-/// How long a flow that has outlived its shortest time goes without a look while there is room.
-const LONGEST_LOOK: Duration = Duration::from_secs(10);
+/// How long a flow that is new, or has outlived its shortest time, goes without a look while there is room.
+pub(super) const LONGEST_LOOK: Duration = Duration::from_secs(10);
 /// And when there is none.
 const SHORTEST_LOOK: Duration = Duration::from_secs(1);
 /// How long any flow does: what its timer counts on may change unseen, in the fast path. A million flows are 33,000 looks a second, a
@@ -307,26 +302,15 @@ mod tests {
             let now = seen.after(SECOND * seconds);
             flow.next_look(&limits, Fill(fill), now).since(now).as_secs()
         };
-        // Ripe 10 s behind its last segment, and looked at again and again from then on; at the cap its time is up.
-        assert_eq!(
-            [(0, 0), (0, 4), (0, 10), (1_000, 4), (1_000, 9)].map(|(fill, at)| after(&silent, fill, at)),
-            [10, 10, 10, 6, 1]
-        );
-        // 120 s; 33,000 looks a second at a million flows.
-        assert_eq!(
-            [(0, 0), (1_000, 0), (1_000, 89), (1_000, 95), (750, 130)]
-                .map(|(fill, at)| after(&used, fill, at)),
-            [30, 30, 30, 25, 3]
-        );
+        // Ripe 10 s behind its last segment, and looked at again and again from then on.
+        let looks = [(0, 0), (0, 4), (0, 10), (1_000, 4), (1_000, 9)];
+        assert_eq!(looks.map(|(fill, at)| after(&silent, fill, at)), [10, 10, 10, 6, 1]);
+        // Ripe after 120 s; 33,000 looks a second at a million flows.
+        let looks = [(0, 0), (1_000, 0), (1_000, 89), (1_000, 95), (750, 130)];
+        assert_eq!(looks.map(|(fill, at)| after(&used, fill, at)), [30, 30, 30, 25, 3]);
         assert_eq!([(0, 3), (1_000, 3)].map(|(fill, at)| after(&closing, fill, at)), [10, 7]);
-        let armed =
-            |flow: &Flow, seconds: u32| Flow { armed_for: seen.after(SECOND * seconds), ..flow.clone() };
-        assert!(
-            armed(&closing, 11).is_armed_too_late(&limits) && !armed(&closing, 10).is_armed_too_late(&limits)
-        );
-        assert!(!armed(&used, 30).is_armed_too_late(&limits));
         let over = Flow { state: FlowState::TimeWait, ..used };
-        assert!(!armed(&over, 30).is_armed_too_late(&limits));
+        assert_eq!([(0, 3), (1_000, 3)].map(|(fill, at)| after(&over, fill, at)), [10, 1]);
     }
 
     /// Flows in every state, silent and not, with one FIN or two, acknowledged or not.

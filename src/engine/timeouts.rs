@@ -6,7 +6,7 @@
 use core::time::Duration;
 
 use super::backend::Timeout;
-use super::fullness::{Fill, Worth};
+use super::fullness::{Fill, LONGEST_LOOK, Worth};
 use super::half_open::{HalfOpen, Phase};
 use super::held;
 use super::patience;
@@ -66,14 +66,16 @@ impl Step<'_> {
     }
 
     /// Whether one more entry may be admitted and arm its timers. Every entry has one that counts; those that it has
-    /// superseded, or that an entry left behind which was removed early, linger until they come up: as many again at
-    /// the most, or somebody who opens and aborts connections without end would fill the memory with them.
+    /// superseded, or that an entry left behind which was removed early, linger until they come up: as many again at the most, and
+    /// more where the tables are small, or opening and aborting connections without end would fill the memory.
     pub(super) fn has_room_for_timers(&self, is_watched: bool) -> bool {
         let limits = &self.policy.limits;
         let entries = u64::from(limits.max_flows).saturating_add(u64::from(limits.max_half_open));
         // Those that are only watched may have half of the entries, and the timers of nobody else.
-        let (timers, room) =
-            if is_watched { (&self.watched, entries) } else { (&self.timers, entries.saturating_mul(2)) };
+        let (timers, room) = match is_watched {
+            true => (&self.watched, entries),
+            false => (&self.timers, entries.saturating_mul(2).max(LINGERING)),
+        };
         (timers.len() as u64) < room
     }
 
@@ -85,12 +87,14 @@ impl Step<'_> {
         });
     }
 
-    /// Arms the timer of a flow.
+    /// Arms the timer of a flow that is new or has changed. Most are short, and leave their last timer behind them: not for longer than
+    /// need be.
     pub(super) fn arm_flow(&mut self, key: FlowKey, deadline: Instant) {
         let (now, policy, shared) = (self.now, self.policy, self.shared);
         let mut wheels = Wheels { own: self.timers, watched: self.watched };
         shared.flows.with(&key, |flow| {
-            let next = deadline.min(flow.next_look(&policy.limits, shared.fill(policy, &key, flow), now));
+            let look = flow.next_look(&policy.limits, shared.fill(policy, &key, flow), now);
+            let next = deadline.min(look).min(now.after(LONGEST_LOOK));
             flow.armed_for = wheels.of(flow.is_watched).arm(key, TimerKind::Flow, now, next);
         });
     }
@@ -139,7 +143,7 @@ impl Step<'_> {
             if deadline <= now {
                 return Look::Due(fill);
             }
-            let next = flow.next_look(limits, fill, now);
+            let next = deadline.min(flow.next_look(limits, fill, now));
             flow.armed_for = wheels.of(flow.is_watched).arm(due.key, TimerKind::Flow, now, next);
             let is_ripe = fill.is_high() && flow.deadline_at(limits, Fill::FULL) <= now;
             if is_ripe { Look::Ripe(flow.service, Worth::of(flow)) } else { Look::Early }
@@ -167,6 +171,10 @@ impl Step<'_> {
         });
     }
 }
+
+/// Timers that may be armed however small the tables are: short connections that come one after another find no table full, and leave
+/// about two behind them for a second each, at 100,000 a second (`budgets.backend_syn`). 64 octets each.
+const LINGERING: u64 = 1 << 18;
 
 /// What is to be done about a half-open entry whose timer has come up.
 fn expire(policy: &Policy, shared: &Shared, key: &FlowKey, entry: &mut HalfOpen, now: Instant) -> Expiry {

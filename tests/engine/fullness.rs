@@ -63,6 +63,21 @@ fn one_cookie_returned_many_times_does_not_hide_a_flood() {
     assert_eq!(lab.snapshot().services[0].cookies_in_flight, before - 1);
 }
 
+/// Each leaves a timer behind it for a second, and no table holds it any more.
+#[test]
+fn short_connections_one_after_another_keep_no_newcomer_out_of_small_tables() {
+    let mut lab = Lab::with(|_, limits| (limits.max_flows, limits.max_half_open) = (8, 8));
+    for n in 0..200u8 {
+        let (verdict, cookie) = ask(&mut lab, [n, 1], 1_000);
+        assert_eq!(verdict, Verdict::Consume, "{n}");
+        let reset = lab.client_ack(cookie).of_client([n, 1]).port(1_000);
+        assert_eq!(lab.client(Seg { flags: RST, ..reset }), Verdict::Consume);
+    }
+    assert_eq!(ask(&mut lab, [201, 1], 1_000).0, Verdict::Consume);
+    let moved = lab.moved();
+    assert_eq!((moved["backend_aborted"], moved["backend_syn"], moved["half_open"]), (200, 201, 1));
+}
+
 /// Row 33: a client whose ACK finds no room believes that it is connected, and behind a server that speaks first it would
 /// wait for ever.
 #[test]

@@ -183,7 +183,7 @@ fn replay(seed: u64) {
     let outcome = world::run(&plan, env::var_os("SIM_WIRE").is_none(), Some(connection));
     outcome.failures.iter().for_each(|failure| println!("failed: {failure:?}"));
     if let Some(snapshot) = &outcome.snapshot {
-        println!("{:?}", snapshot.services[0].values.counters);
+        println!("{:?}", snapshot.services[0].values);
     }
     assert!(outcome.violations.is_empty(), "{:#?}", outcome.violations);
     assert!(
