@@ -3,7 +3,6 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-LAB := deploy/lab/lab
 MUTANTS := 27.1.0
 MUTANTS_FILES ?= src/cookie/**/*.rs src/engine/**/*.rs src/table/**/*.rs src/wire/**/*.rs
 SCRIPTS := .ci/run deploy/grafana/check-types deploy/hooks/webhook deploy/lab/lab deploy/lab/demo deploy/lab/deps \
@@ -79,8 +78,8 @@ dashboard-picture: deps ## docs/dashboard.svg anew, from a flood in the lab: doc
 	cargo test --release --test netns -- --test-threads=1 observed
 	docs/render-panels < target/tmp/observed.json > docs/dashboard.svg
 
-lab-up: deps ## a lab to play in: LAB=name deploy/lab/lab
-	$(LAB) up
+lab-up: deps ## a lab to play in; LAB=NAME make lab-up for one more beside it; deploy/lab/lab says what can be done in it
+	deploy/lab/lab up
 
-lab-down: ## remove it
-	$(LAB) down
+lab-down: ## remove it, with the same LAB=NAME
+	deploy/lab/lab down
