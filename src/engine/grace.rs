@@ -106,7 +106,8 @@ impl Step<'_> {
     /// by an ACK (RFC 5961 §4.2), and the first of its segments returns the cookie.
     pub(super) fn answers_an_earlier_syn(&mut self, arrival: &Arrival<'_>, frame: &[u8]) -> bool {
         let state = self.shared.service(arrival.id);
-        let is_expected = arrival.flags.has(Flags::SYN.with(Flags::ACK))
+        let is_expected = arrival.flags.has(Flags::SYN)
+            && arrival.flags.has(Flags::ACK)
             && !arrival.flags.has(Flags::RST)
             && arrival.stance == Stance::Admit
             && !state.pressure.is_on()

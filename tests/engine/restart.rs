@@ -392,6 +392,20 @@ fn an_unknown_syn_ack_is_reset_when_no_server_repeats_it_any_more_and_while_chal
     assert_eq!(lab.server(lab.server_syn_ack()), Verdict::Drop(DropReason::NoFlow), "under pressure");
 }
 
+/// Only a SYN-ACK answers a SYN. What else comes of no known connection may be of one that was translated: its numbers mean nothing
+/// to the client, and the answers to each other would have no end.
+#[test]
+fn only_a_syn_ack_passes_as_the_answer_to_a_syn_of_before() {
+    for flags in [0, PSH, FIN, SYN | RST] {
+        let mut lab = Lab::with(|service, _| service.mode = Mode::Adaptive);
+        lab.shared.expect_answers(lab.now, |_| true);
+        let segment = seg(flags, s(1)).ack(c(1)).ts(9001, 1001);
+        assert_eq!(lab.server(segment), Verdict::Drop(DropReason::NoFlow), "flags {flags}");
+        lab.expect_nothing();
+        lab.expect_counters(&[("drop.no_flow", 1)]);
+    }
+}
+
 /// A client that returned its cookie before the restart gets the SYN-ACK of its server: it says what it knows (RFC 5961 §4.2), and
 /// that opens the connection.
 #[test]
