@@ -523,3 +523,81 @@ const MAX_NEW_STARTS: u8 = 4;
 pub(super) const RESET_SETTLES: Duration = Duration::from_millis(500);
 /// So long after that RST nothing of before is under way any more.
 pub(super) const RESET_LIFE: Duration = Duration::from_secs(3);
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::table::early_data::EarlyDataPool;
+
+    const CLIENT_ISS: SeqNumber = SeqNumber(u32::MAX);
+    const COOKIE_ISS: SeqNumber = SeqNumber(900);
+
+    impl Handshake {
+        /// One whose client offers all but ECN.
+        pub(in crate::engine) fn sample(client_iss: SeqNumber, cookie_iss: SeqNumber) -> Handshake {
+            let link = LinkHeader::of(&[0; 14], 14);
+            Handshake {
+                link,
+                back: link.reversed(),
+                hop_limit: 64,
+                flow_label: 0,
+                client_iss,
+                cookie_iss,
+                cookie_ts: 0,
+                client_tsval: 0,
+                offer: Offer { mss: 1460, wscale: Some(7), sack: true, timestamps: true, ecn: false },
+                round_trip: None,
+                window: 502,
+                told_wscale: 9,
+                forgotten: None,
+            }
+        }
+    }
+
+    impl Backend {
+        /// One whose SYN was sent, and not answered yet.
+        pub(in crate::engine) fn sample(client_iss: SeqNumber, cookie_iss: SeqNumber) -> Backend {
+            let early = EarlyData::new(Arc::new(EarlyDataPool::new(1)), 0);
+            Backend::new(Handshake::sample(client_iss, cookie_iss), early, false, false)
+        }
+    }
+
+    fn asked() -> Backend {
+        Backend::sample(CLIENT_ISS, COOKIE_ISS)
+    }
+
+    fn answered() -> Backend {
+        Backend { answer: Some(ServerAnswer::default()), ..asked() }
+    }
+
+    #[test]
+    fn a_syn_is_under_way_from_its_sending_to_the_answer() {
+        let is_under_way = |backend: Backend, iss: SeqNumber| backend.sent_syn(iss).is_some();
+        assert!(is_under_way(asked(), CLIENT_ISS));
+        assert!(!is_under_way(asked(), CLIENT_ISS.add(1)));
+        let others = [Backend { is_done: true, ..asked() }, Backend { waits: true, ..asked() }, answered()];
+        assert!(!others.into_iter().any(|backend| is_under_way(backend, CLIENT_ISS)));
+    }
+
+    #[test]
+    fn a_server_is_silent_that_has_let_a_timeout_pass() {
+        assert!(!asked().is_unanswered() && Backend { retries: 1, ..asked() }.is_unanswered());
+        assert!(!Backend { retries: 1, ..answered() }.is_unanswered());
+        assert!(!Backend { retries: 1, is_done: true, ..asked() }.is_unanswered());
+        assert!(answered().is_answered() && !asked().is_answered());
+    }
+
+    #[test]
+    fn an_answer_of_before_is_under_way_for_3_s() {
+        let told = Instant::ZERO.after(RESET_LIFE);
+        let mut backend = asked();
+        assert!(!backend.is_still_under_way(SeqNumber(77), told));
+        backend.handshake.forgotten = Some(Forgotten { iss: Some(SeqNumber(77)), told });
+        let end = told.after(RESET_LIFE);
+        assert!(backend.is_still_under_way(SeqNumber(77), Instant::from_nanos(end.as_nanos() - 1)));
+        assert!(!backend.is_still_under_way(SeqNumber(77), end), "then it answers our SYN");
+        assert!(!backend.is_still_under_way(SeqNumber(78), told));
+    }
+}

@@ -50,3 +50,24 @@ fn is_closed(client: &End, server: &End) -> bool {
         |sender: &End, receiver: &End| sender.fin.is_some_and(|fin| !receiver.acked.is_before(fin));
     acknowledged(client, server) && acknowledged(server, client)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A RST that its receiver obeyed is the end, whatever RST comes behind it.
+    #[test]
+    fn a_reset_in_doubt_behind_an_exact_one_revives_nothing() {
+        let mut flow = Flow::silent();
+        flow.advance(Side::Client, Standing::ExactReset);
+        flow.advance(Side::Client, Standing::LikelyReset);
+        assert_eq!((flow.state, flow.doubted), (FlowState::Reset, None));
+        flow.advance(Side::Client, Standing::Acceptable);
+        assert_eq!(flow.state, FlowState::Reset);
+        let mut flow = Flow::silent();
+        flow.advance(Side::Client, Standing::LikelyReset);
+        assert_eq!((flow.state, flow.doubted), (FlowState::Reset, Some(Side::Client)));
+        flow.advance(Side::Client, Standing::Acceptable);
+        assert_eq!((flow.state, flow.doubted), (FlowState::Established, None));
+    }
+}

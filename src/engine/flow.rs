@@ -371,6 +371,13 @@ mod tests {
     }
 
     #[test]
+    fn a_flow_counts_for_its_service_and_what_is_only_watched_apart() {
+        let flow = Flow { service: ServiceId(3), ..Flow::silent() };
+        assert_eq!((flow.owner(), flow.share()), (3, 0));
+        assert_eq!(Flow { is_watched: true, ..flow }.share(), 1);
+    }
+
+    #[test]
     fn a_translated_flow_is_of_the_cookie_that_opened_it() {
         let translated = |server_iss| {
             let mut flow = Flow { is_direct: false, server_iss: SeqNumber(server_iss), ..Flow::silent() };

@@ -268,6 +268,7 @@ pub(super) const RIPE: usize = 1_024;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::table::capped::Caps;
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -358,5 +359,23 @@ mod tests {
             let found = Worth::of(&flow(state, change));
             assert_eq!((found, found.class()), (worth, class), "{state:?}");
         }
+    }
+
+    /// A table that fills is looked through for what could go; one that does not costs nothing.
+    #[test]
+    fn a_table_is_filling_from_a_half_on() {
+        let limits = Limits { max_flows: 8, ..Limits::default() };
+        let policy = Policy::new(vec![Service::default()], limits, 1_500).unwrap();
+        let shared = Shared::new(policy.clone(), 1, [1, 2]);
+        let is_filling = || shared.is_filling(&policy, ServiceId(0));
+        let caps = Caps { all: 8, kind: 8, owner: 8, group: 8, share: 8 };
+        let found: Vec<bool> = (1..=4_u16)
+            .map(|port| {
+                let address = "198.18.0.1".parse().unwrap();
+                shared.flows.admit(FlowKey::new(address, port, address, 80), Flow::silent(), caps).unwrap();
+                is_filling()
+            })
+            .collect();
+        assert_eq!(found, [false, false, false, true]);
     }
 }

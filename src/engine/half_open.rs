@@ -148,3 +148,26 @@ const OUTGOING: usize = 2 * HELD;
 const UNANSWERED: usize = 3 * HELD;
 /// Groups of the table.
 pub(super) const GROUPS: usize = 4 * HELD;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_of_a_cookie_is_of_that_cookie_alone() {
+        let (client_iss, cookie_iss) = (SeqNumber(u32::MAX), SeqNumber(900));
+        let entry = HalfOpen {
+            service: ServiceId(0),
+            is_watched: false,
+            admitted: Instant::ZERO,
+            deadline: Instant::ZERO,
+            armed_for: Instant::ZERO,
+            phase: Phase::Backend(Backend::sample(client_iss, cookie_iss)),
+        };
+        let other = SeqNumber(77);
+        let is_of = |client_iss, cookie_iss| entry.is_of_cookie(client_iss, cookie_iss);
+        assert!(is_of(client_iss, cookie_iss));
+        assert!(!is_of(client_iss, other) && !is_of(other, cookie_iss) && !is_of(other, other));
+        assert!(entry.is_backend() && !entry.is_direct() && !entry.is_outgoing() && !entry.is_unanswered());
+    }
+}

@@ -301,32 +301,16 @@ mod tests {
     }
 
     fn direct(is_answered: bool) -> Direct {
-        let link = LinkHeader::of(&[0; 14], 14);
-        let offer = Offer { mss: 1460, wscale: Some(7), sack: true, timestamps: true, ecn: false };
-        let handshake = Handshake {
-            link,
-            back: link.reversed(),
-            hop_limit: 64,
-            flow_label: 0,
-            client_iss: CLIENT_ISS,
-            cookie_iss: SERVER_ISS,
-            cookie_ts: 0,
-            client_tsval: 0,
-            offer,
-            round_trip: None,
-            window: 502,
-            told_wscale: 9,
-            forgotten: None,
-        };
+        let handshake = Handshake::sample(CLIENT_ISS, SERVER_ISS);
         let answer = Answered { next: SERVER_ISS.add(5), acked: CLIENT_ISS.add(1), window: 1_000 };
         Direct {
             handshake,
             syn_end: CLIENT_ISS.add(1),
-            offered_wscale: offer.wscale,
+            offered_wscale: handshake.offer.wscale,
             answer: is_answered.then_some(answer),
             earlier_iss: None,
             freed: None,
-            asked: offer,
+            asked: handshake.offer,
             said: None,
             is_counted: false,
         }
