@@ -15,6 +15,7 @@ mod backend;
 mod bounded;
 mod clock;
 mod closing;
+mod conditions;
 mod direct;
 mod direct_handshake;
 mod early_data;
