@@ -15,7 +15,7 @@ fn secs(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
-fn adaptive() -> Lab {
+pub fn adaptive() -> Lab {
     Lab::with(|service, _| {
         service.mode = Mode::Adaptive;
         service.activate_at = Threshold { half_open: 256, syn_rate: 1_000 };
@@ -44,7 +44,7 @@ fn prints(lab: &mut Lab) -> Vec<String> {
 }
 
 /// Puts a challenge in force by a flood of forged SYNs.
-fn flood(lab: &mut Lab) {
+pub fn flood(lab: &mut Lab) {
     for n in 0..400u16 {
         let _ = lab.client(seg(SYN, 77).mss(1460).of_client([(n % 200) as u8 + 20, 3]).port(1000 + n));
     }
@@ -53,7 +53,7 @@ fn flood(lab: &mut Lab) {
 }
 
 /// A direct connection (mode adaptive, quiet) with window scaling that has carried data.
-fn direct(lab: &mut Lab) {
+pub fn direct(lab: &mut Lab) {
     assert_eq!(lab.client(linux_syn()), Verdict::Forward);
     assert_eq!(lab.server(lab.server_syn_ack()), Verdict::Forward);
     assert_eq!(lab.client(seg(ACK, c(1)).ack(s(1)).ts(1001, 9000)), Verdict::Forward);

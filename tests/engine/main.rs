@@ -37,6 +37,7 @@ mod list;
 mod modes;
 mod mtu;
 mod nonsense;
+mod notes;
 mod outdated;
 mod random_frames;
 mod restart;
