@@ -127,8 +127,8 @@ pub(super) enum Answer {
 pub(super) enum FromClient {
     Settled(Verdict),
     Reset,
-    /// It belongs to another connection on the tuple than the entry's, which this ISS and this cookie have opened.
-    Foreign((SeqNumber, SeqNumber)),
+    /// It belongs to another connection on the tuple than the entry's.
+    Foreign(Handshake),
 }
 
 /// What a timeout leads to.
@@ -237,7 +237,7 @@ impl Backend {
         }
         // The client has got nothing from the server yet that it could acknowledge but the SYN-ACK.
         if arrival.ack != self.handshake.cookie_iss.add(1) {
-            return FromClient::Foreign((self.handshake.client_iss, self.handshake.cookie_iss));
+            return FromClient::Foreign(self.handshake);
         }
         if let Err(reason) = verify(arrival, segment.frame()) {
             return drop_for(reason);

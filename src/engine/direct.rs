@@ -10,7 +10,6 @@ use super::flow::Flow;
 use super::half_open::{HalfOpen, Phase};
 use super::note::Beginning;
 use super::policy::Mode;
-use super::reply;
 use super::service::ServerAnswer;
 use super::sightings::Sighted;
 use super::syn_received::{Continuation, Direct, HOLD, LOOK_INTERVAL};
@@ -214,8 +213,7 @@ impl Step<'_> {
         if is_freed {
             // The RST was lost, and the server repeats its SYN-ACK. A RST is never answered (RFC 9293 §3.10.7.1).
             if is_intact && arrival.flags.has(Flags::ACK) && !arrival.flags.has(Flags::RST) {
-                self.counters(arrival.id).reset_server.add(1);
-                self.send(Side::Server, &reply::reset_for_ack(arrival, Side::Server, frame));
+                self.reset(Side::Server, arrival, frame);
             }
             return Some(Verdict::Consume);
         }

@@ -4,6 +4,7 @@ use super::Step;
 use super::classify::{Arrival, verify};
 use super::flow::{Flow, FlowState, Standing};
 use super::fullness::Worth;
+use super::late::Told;
 use super::reply;
 use super::verdict::{DropReason, Side, Verdict};
 use crate::time::Instant;
@@ -27,8 +28,7 @@ struct Holder {
     is_over: bool,
     /// What the server expects next of the client.
     next: SeqNumber,
-    /// What the client expects next of the server, and what the server has acknowledged to it.
-    told: (SeqNumber, SeqNumber),
+    told: Told,
     /// The client's ISS and the cookie, where they are known.
     opened: Option<(SeqNumber, SeqNumber)>,
 }
@@ -38,7 +38,11 @@ impl Holder {
         Holder {
             is_over: flow.state.is_over(),
             next: flow.client.next,
-            told: (flow.server.next.sub(flow.translation.delta), flow.server.acked),
+            told: Told {
+                una: flow.client.acked.sub(flow.translation.delta),
+                ack: flow.server.acked,
+                window: flow.server.window_field(flow.translation.server_window),
+            },
             opened: flow.cookie_iss().map(|cookie_iss| (flow.client_iss, cookie_iss)),
         }
     }
@@ -70,7 +74,7 @@ impl Step<'_> {
     ) -> Option<Verdict> {
         match self.handle_in_flow(side, arrival, frame, true)? {
             Outcome::Settled(verdict) => Some(verdict),
-            Outcome::MayReopen(holder) => self.reopen(arrival, frame, &holder),
+            Outcome::MayReopen(holder) => self.reopen(arrival, frame, holder),
             Outcome::SynAckAgain(acknowledgement) => {
                 if let Err(reason) = verify(arrival, frame) {
                     return Some(Verdict::Drop(reason));
@@ -138,15 +142,15 @@ impl Step<'_> {
     /// A client's ACK does not look like one of the flow on its tuple. If it carries a cookie of ours, the client has
     /// opened a new connection: it closed or lost the old one (a reboot), and the new one takes its place. If not, it
     /// is the flow's after all.
-    fn reopen(&mut self, arrival: &Arrival<'_>, frame: &mut [u8], holder: &Holder) -> Option<Verdict> {
+    fn reopen(&mut self, arrival: &Arrival<'_>, frame: &mut [u8], holder: Holder) -> Option<Verdict> {
         let redemption = match self.redeem(arrival, frame) {
             Ok(redemption) => redemption,
             Err(DropReason::CookieReplayed) => return Some(Verdict::Drop(DropReason::CookieReplayed)),
             Err(_) => return self.handle_as_the_flows(arrival, frame),
         };
         let is_another = |flow: &Flow| !flow.was_opened_by(redemption.client_iss, redemption.cookie_iss);
-        if !holder.is_over && self.may_be_late(&arrival.key, holder.opened, &redemption) {
-            self.probe_client(arrival, frame, holder.told);
+        let Holder { is_over, next, told, opened } = holder;
+        if !is_over && self.may_be_late(arrival, frame, opened, &redemption, || told) {
             return Some(Verdict::Drop(DropReason::OutOfWindow));
         }
         let Some(_) = self.remove_flow_if(&arrival.key, is_another) else {
@@ -155,12 +159,12 @@ impl Step<'_> {
                 .handle_as_the_flows(arrival, frame)
                 .or(Some(Verdict::Drop(DropReason::CookieReplayed)));
         };
-        if !holder.is_over {
+        if !is_over {
             // The server still holds the old connection: end it with the number that it expects (RFC 5961 §3.2).
             let counters = self.counters(arrival.id);
             counters.flows_closed.add(1);
             counters.reset_server.add(1);
-            let reset = SegmentSpec { seq: holder.next, flags: Flags::RST, ..reply::onward(arrival, frame) };
+            let reset = SegmentSpec { seq: next, flags: Flags::RST, ..reply::onward(arrival, frame) };
             self.send(Side::Server, &reset);
         }
         Some(self.open(arrival, frame, redemption))
@@ -292,12 +296,10 @@ fn syn_ack_again(flow: &Flow, side: Side, arrival: &Arrival<'_>) -> Option<Ackno
         return None;
     }
     let is_the_same = arrival.seq == flow.server_iss;
-    let window = flow.client.edge.distance_from(flow.client.acked);
-    let scaled = window.wrapping_shr(u32::from(flow.translation.client_window.to));
     Some(Acknowledgement {
         seq: if is_the_same { first } else { flow.client.next },
         ack: if is_the_same { arrival.end } else { flow.client.acked },
-        window: u16::try_from(scaled).unwrap_or(u16::MAX),
+        window: flow.client.window_field(flow.translation.client_window),
         tsval: flow.client_tsval,
         echo: match is_the_same {
             // It keeps the connection in mind, and is to take no round-trip sample from us (`second_syn`).

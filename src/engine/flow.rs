@@ -9,7 +9,7 @@ use super::classify::Arrival;
 use super::lent::Place;
 use super::policy::{Limits, ServiceId};
 use super::resume::Resuming;
-use super::translate::Translation;
+use super::translate::{Rescale, Translation};
 use super::verdict::Side;
 use crate::table::capped::Grouped;
 use crate::table::flow_key::FlowKey;
@@ -89,6 +89,14 @@ pub(super) struct End {
     pub(super) max_window: u32,
     /// Behind its FIN.
     pub(super) fin: Option<SeqNumber>,
+}
+
+impl End {
+    /// The field that announces the window which it has by now, to a peer that is told it like this.
+    pub(super) fn window_field(&self, rescale: Rescale) -> u16 {
+        let window = self.edge.distance_from(self.acked).wrapping_shr(u32::from(rescale.to));
+        u16::try_from(window).unwrap_or(u16::MAX)
+    }
 }
 
 /// Empty ACKs that answer each other. Two ends that disagree about what was sent each answer the other's ACK with an ACK,

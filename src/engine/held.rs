@@ -81,7 +81,7 @@ impl Step<'_> {
             return Verdict::Drop(reason);
         }
         self.shared.half_open.remove_if(&arrival.key, HalfOpen::is_direct);
-        self.reset_unknown(Side::Client, arrival, frame);
+        self.reset_unknown(arrival, frame);
         Verdict::Consume
     }
 

@@ -190,11 +190,11 @@ impl Step<'_> {
         if reason == DropReason::CookieInvalid {
             self.counters(arrival.id).cookie_invalid.add(1);
             if arrival.service.reset_unknown && verify(arrival, frame).is_ok() {
-                self.reset_unknown(Side::Client, arrival, frame);
+                self.reset_unknown(arrival, frame);
             }
         }
         if reason == DropReason::CookieReplayed && self.was_rejected(arrival) {
-            self.reset_unknown(Side::Client, arrival, frame);
+            self.reset_unknown(arrival, frame);
         }
         Verdict::Drop(reason)
     }
@@ -260,30 +260,7 @@ impl Step<'_> {
         if cookie_iss.is_some() { SPENT } else { self.policy.limits.time_wait.max(WITHOUT_COOKIE) }
     }
 
-    /// Whether the cookie that a client returns on the tuple of `opened`, a connection and its cookie, may be of an earlier client that
-    /// was there before it, and late: one that rebooted while its ACK was under way. Which of two cookies is newer they do not tell.
-    /// The client that is there is asked: if the cookie is its own it returns it again.
-    pub(super) fn may_be_late(
-        &self,
-        key: &FlowKey,
-        opened: Option<(SeqNumber, SeqNumber)>,
-        redemption: &Redemption,
-    ) -> bool {
-        let (spent, now) = (&self.shared.spent, self.now);
-        let returned = (redemption.client_iss, redemption.cookie_iss);
-        let Some((client_iss, cookie_iss)) = opened.filter(|opened| *opened != returned) else {
-            return false;
-        };
-        let age = spent.age((key, client_iss, Some(cookie_iss)), now, SPENT);
-        let asked = (key, returned, ASKED);
-        if age.is_none_or(|age| age >= LATE) || spent.contains(asked, now, LATE) {
-            return false;
-        }
-        spent.insert(asked, now, LATE);
-        true
-    }
-
-    /// The same, and notes that the client of a connection that came to nothing was told by RST: what crossed that RST must not open at
+    /// Refuses a cookie from now on, and notes that the client of a connection that came to nothing was told by RST: what crossed that RST must not open at
     /// the server what the client has given up, and a client that missed it is told again.
     pub(super) fn reject(&self, key: &FlowKey, handshake: &Handshake) {
         self.spend(key, handshake.client_iss, Some(handshake.cookie_iss));
@@ -415,17 +392,13 @@ fn tuple(arrival: &Arrival<'_>) -> Tuple {
     }
 }
 
-/// Tells what was rejected from what has only served.
+/// Tell the clients that were rejected, and the server's answers that were reset, from cookies that are spent.
 const REJECTED: u8 = 1;
 const FREED: u8 = 2;
-const ASKED: u8 = 3;
-
-/// For so long after a connection was opened, what its tuple's client before it has sent may still be under way.
-const LATE: Duration = Duration::from_secs(4);
 
 /// How long a cookie counts as spent: two epochs of the longest, for no longer does it live. It is known by all its bits, so no
 /// other is refused for it.
-const SPENT: Duration = Duration::from_secs(2 * 3_600);
+pub(super) const SPENT: Duration = Duration::from_secs(2 * 3_600);
 
 /// The same where only the ISS is known: two epochs of the default. A client that chooses the same ISS again waits for so long.
 const WITHOUT_COOKIE: Duration = Duration::from_secs(64);

@@ -25,6 +25,7 @@ mod grace;
 mod half_open;
 mod held;
 mod icmp;
+mod late;
 mod lent;
 mod let_off;
 pub mod list;
@@ -57,7 +58,7 @@ use std::sync::Arc;
 use arc_swap::{ArcSwap, ArcSwapOption};
 
 use crate::cookie::KeyRing;
-use crate::table::budget::{Budget, PrefixBudgets};
+use crate::table::budget::PrefixBudgets;
 use crate::table::capped::CappedMap;
 use crate::table::early_data::EarlyDataPool;
 use crate::table::flow_key::TableHasher;
@@ -107,6 +108,8 @@ pub struct Shared {
     early_data: Arc<EarlyDataPool>,
     /// Clients' prefixes that a server refused, by its port; and ports that refuse all.
     refused: RecentSet,
+    /// Networks whose refusals have told of a server's port what they can.
+    barred: RecentSet,
     /// Servers' ports that answered lately.
     serving: RecentSet,
     /// Prefixes whose SYN was let through in the last second, by service.
@@ -125,8 +128,8 @@ pub struct Shared {
     connection_budgets: PrefixBudgets,
     /// Of ICMP errors, by the prefix of the client whose connection they are about.
     icmp_budgets: PrefixBudgets,
-    /// Of reports that a packet was too big.
-    too_big: Budget,
+    /// Of reports that a packet was too big, by the prefix that is told.
+    too_big_budgets: PrefixBudgets,
     sightings: Sightings,
     /// Where flows are handled without the engine, if that is so.
     fast: ArcSwapOption<Arc<dyn FastPath>>,
@@ -148,6 +151,7 @@ impl Shared {
             ripe_half_open: Ripe::new(fullness::RIPE),
             early_data: Arc::new(EarlyDataPool::new(OWNERS)),
             refused: RecentSet::new(hasher.clone(), REFUSED_LOG2),
+            barred: RecentSet::new(hasher.clone(), REFUSED_LOG2),
             serving: RecentSet::new(hasher.clone(), SERVING_LOG2),
             asked: RecentSet::new(hasher.clone(), ASKED_LOG2),
             servers: Servers::new(hasher.clone()),
@@ -157,8 +161,8 @@ impl Shared {
             known: Known::new(hasher.clone()),
             syn_budgets: PrefixBudgets::new(hasher.clone()),
             connection_budgets: PrefixBudgets::new(hasher.clone()),
-            icmp_budgets: PrefixBudgets::new(hasher),
-            too_big: Budget::default(),
+            icmp_budgets: PrefixBudgets::new(hasher.clone()),
+            too_big_budgets: PrefixBudgets::new(hasher),
             sightings: Sightings::new(),
             fast: ArcSwapOption::empty(),
             stats: (0..workers.max(1)).map(|_| WorkerStats::new()).collect(),
@@ -506,7 +510,7 @@ impl<'a> Step<'a> {
             if arrival.flags.has(Flags::SYN) {
                 self.note_freed(&arrival.key, arrival.ack.sub(1), arrival.seq);
             }
-            self.reset_unknown(Side::Server, arrival, frame);
+            self.reset(Side::Server, arrival, frame);
         } else if self.is_graced_server(arrival, frame) {
             return Verdict::Forward;
         }

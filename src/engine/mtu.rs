@@ -34,7 +34,12 @@ impl Step<'_> {
     /// Drops a packet that would have crossed, and tells its sender.
     pub(super) fn refuse_excess(&mut self, side: Side, excess: &Excess) -> Verdict {
         if let Some(report) = &excess.report
-            && self.shared.too_big.take(self.now, RATE)
+            && self.shared.too_big_budgets.take(
+                report.sender(),
+                u16::from(side == Side::Server),
+                self.now,
+                RATE,
+            )
         {
             let mtu = self.policy.link_mtu(side.peer());
             if self.out.push(side, TooBig::ROOM, |buffer| report.write(mtu, buffer)) {
@@ -45,5 +50,6 @@ impl Step<'_> {
     }
 }
 
-/// Reports a second: a sender needs one for each path. What is forged draws no more.
+/// Reports a second to one source prefix on one side: a sender needs one for each path. What is forged spends no more than what the
+/// prefix has that it names, and a report is never longer than what it answers.
 const RATE: Rate = NonZeroU32::new(1_000);

@@ -106,7 +106,7 @@ pub struct Service {
     pub mode: Mode,
     /// What the SYN-ACK offers as window and what is kept of a client's data until the server answers, in octets.
     pub early_data: u16,
-    /// Whether only cookies with timestamps are accepted (2^-44 instead of 2^-24 for a blind guess).
+    /// Whether only cookies with timestamps are accepted (2^-32 instead of 2^-24 for a blind guess).
     pub require_timestamps: bool,
     /// What the server supports until it has told.
     pub server: ServerOptions,
@@ -188,7 +188,7 @@ pub struct Budgets {
     pub connections_per_source: Rate,
     /// First SYNs to the server: bounds what a flood of real connections puts on it.
     pub backend_syn: Rate,
-    /// RSTs in answer to what belongs to no connection.
+    /// RSTs to clients in answer to what belongs to no connection.
     pub reset: Rate,
 }
 

@@ -61,13 +61,17 @@ impl Step<'_> {
     }
 
     /// Has the next SYNs to a server that refused a client answered at once: those of its prefix, and all if others were
-    /// refused too and none was served.
+    /// refused too and none was served. A network tells that once for a while: one that the server bars is refused again and again.
     pub(super) fn remember_refusal(&self, key: &FlowKey) {
         let (port, client) = ((key.server(), key.server_port()), key.client());
         let (now, life) = (self.now, self.policy.limits.refused);
         self.shared.refused.insert((port, prefix::octets(client)), now, life);
         let is_serving = || self.shared.serving.contains(port, now, SERVING);
-        let is_closed = self.shared.witnesses.claim((REFUSES, port), client, now, SERVING) && !is_serving();
+        let (barred, network) = (&self.shared.barred, (port, prefix::site(client)));
+        let is_news = !barred.contains(network, now, TOLD);
+        barred.insert(network, now, TOLD);
+        let is_closed =
+            is_news && self.shared.witnesses.claim((REFUSES, port), client, now, SERVING) && !is_serving();
         if is_closed {
             self.shared.refused.insert(port, now, life);
         }
@@ -95,6 +99,10 @@ impl Step<'_> {
 /// A port that answered a SYN so lately is not closed; and refusals further apart are not added up. Bounds what three
 /// networks that the server bars can do to the others.
 const SERVING: Duration = Duration::from_secs(10);
+
+/// For so long a network's further refusals tell nothing about others. Bounds how often three networks that the server bars have all
+/// SYNs to it refused for [`super::policy::Limits::refused`].
+const TOLD: Duration = Duration::from_secs(600);
 
 /// Where all clients are of one network, nothing but failures for so long tells that a server is down.
 const LONG: Duration = Duration::from_secs(60);

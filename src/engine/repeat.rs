@@ -7,6 +7,7 @@
 //! completed no handshake.
 
 use core::net::IpAddr;
+use core::num::NonZeroU32;
 use core::time::Duration;
 use std::collections::VecDeque;
 
@@ -14,6 +15,7 @@ use super::Step;
 use super::classify::Arrival;
 use super::policy::ServiceId;
 use super::verdict::Side;
+use crate::table::budget::Rate;
 use crate::table::flow_key::FlowKey;
 use crate::table::prefix;
 use crate::time::Instant;
@@ -49,6 +51,11 @@ impl Repeats {
         self.queue.pop_front_if(|repeat| repeat.due <= now || repeat.due > now.after(DELAY))
     }
 
+    /// Whether it takes its share to get in.
+    fn is_filling(&self) -> bool {
+        self.queue.len() >= CAPACITY / 2
+    }
+
     /// Remembers one; a full queue forgets its oldest.
     fn push(&mut self, repeat: Repeat) {
         if self.queue.len() >= CAPACITY {
@@ -77,9 +84,16 @@ impl Step<'_> {
 
     /// Keeps a SYN-ACK that was sent, to send it again if the client should need it.
     pub(super) fn remember_syn_ack(&mut self, arrival: &Arrival<'_>, spec: SegmentSpec<'static>) {
-        let source = prefix::octets(arrival.key.client());
-        if arrival.service.server_speaks_first && self.shared.validated.contains(source, self.now, VALIDATED)
+        let client = arrival.key.client();
+        let source = prefix::octets(client);
+        if !arrival.service.server_speaks_first
+            || !self.shared.validated.contains(source, self.now, VALIDATED)
         {
+            return;
+        }
+        let what = arrival.id.0 | REPEATS;
+        let is_within = self.shared.syn_budgets.take_widened(client, what, self.now, SHARE);
+        if is_within || !self.repeats.is_filling() {
             let due = self.now.after(DELAY);
             self.repeats.push(Repeat { due, service: arrival.id, key: arrival.key, spec });
         }
@@ -104,3 +118,8 @@ const DELAY: Duration = Duration::from_secs(1);
 const VALIDATED: Duration = Duration::from_secs(600);
 /// The most SYN-ACKs that are kept, for each worker: a second's worth of new connections.
 const CAPACITY: usize = 4096;
+/// Of a source prefix so many a second are kept when that is half full. Bounds what of the rest one network with many SYNs takes: an
+/// eighth.
+const SHARE: Rate = NonZeroU32::new(128);
+/// Tells them from SYNs in a budget's name; above any service.
+const REPEATS: u16 = 1 << 15;

@@ -14,7 +14,7 @@ use crate::table::flow_key::FlowKey;
 use crate::wire::build::SegmentSpec;
 use crate::wire::ethernet::LinkHeader;
 use crate::wire::seq::SeqNumber;
-use crate::wire::tcp::{Flags, Segment};
+use crate::wire::tcp::Flags;
 use crate::wire::tcp_options::SynOptions;
 
 /// TTL and hop limit of what is sent to clients: the number in use for new packets (RFC 1700, RFC 9293 §3.8.6).
@@ -100,32 +100,22 @@ impl Handshake {
 }
 
 impl Step<'_> {
-    /// Answers with RST a segment from `side` that belongs to no connection, within the service's budget.
-    pub(super) fn reset_unknown(&mut self, side: Side, arrival: &Arrival<'_>, frame: &[u8]) {
-        if !self.may_reset(arrival) {
-            return;
+    /// Answers with RST a client's segment that belongs to no connection, within the service's budget.
+    pub(super) fn reset_unknown(&mut self, arrival: &Arrival<'_>, frame: &[u8]) {
+        if self.may_reset(arrival) {
+            self.reset(Side::Client, arrival, frame);
         }
+    }
+
+    /// Answers with RST a segment from `side` whose connection is to end. Servers' segments need no budget: they answer what was let
+    /// through to them, within budgets, and a slot that is not freed stays taken for a minute.
+    pub(super) fn reset(&mut self, side: Side, arrival: &Arrival<'_>, frame: &[u8]) {
         let counters = self.counters(arrival.id);
         match side {
             Side::Client => counters.reset_client.add(1),
             Side::Server => counters.reset_server.add(1),
         }
         self.send(side, &reset_for_ack(arrival, side, frame));
-    }
-
-    /// Asks the client who is there, by a keep-alive of the connection in which it was `told` so much (SND.NXT and RCV.NXT; RFC 9293
-    /// §3.8.4): one that has another connection answers as well, with what it expects. Its timestamps are such as the sender of
-    /// `frame` takes.
-    pub(super) fn probe_client(&mut self, arrival: &Arrival<'_>, frame: &[u8], told: (SeqNumber, SeqNumber)) {
-        let own = Segment::new(frame, arrival.layout).options().timestamps();
-        let timestamps = own.map(|(value, echo)| (echo, value));
-        let probe = SegmentSpec {
-            seq: told.0.sub(1),
-            ack: Some(told.1),
-            options: SynOptions { timestamps, ..SynOptions::default() },
-            ..answer(arrival, Side::Client, frame)
-        };
-        self.send(Side::Client, &probe);
     }
 
     /// Takes a RST that nothing but the arrival calls for out of the service's budget.

@@ -9,7 +9,6 @@ use super::classify::{Arrival, Stance};
 use super::flow::Flow;
 use super::half_open::{HalfOpen, Phase};
 use super::policy::ServiceId;
-use super::reply;
 use super::second_syn::ANSWER_TIMEOUT;
 use super::service::{ServerAnswer, mss_of_mtu};
 use super::verdict::{DropReason, Side, Verdict};
@@ -137,7 +136,7 @@ impl Step<'_> {
                 self.abort(arrival);
                 Some(Verdict::Consume)
             }
-            FromClient::Foreign(opened) => {
+            FromClient::Foreign(handshake) => {
                 let redemption = match self.redeem(arrival, frame) {
                     Ok(redemption) => redemption,
                     Err(DropReason::CookieReplayed) => {
@@ -145,9 +144,9 @@ impl Step<'_> {
                     }
                     Err(_) => return Some(Verdict::Drop(DropReason::OutOfWindow)),
                 };
-                if self.may_be_late(&arrival.key, Some(opened), &redemption) {
-                    let (client_iss, cookie_iss) = opened;
-                    self.probe_client(arrival, frame, (cookie_iss.add(1), client_iss.add(1)));
+                let opened = Some((handshake.client_iss, handshake.cookie_iss));
+                let told = || handshake.told(arrival.service.early_data);
+                if self.may_be_late(arrival, frame, opened, &redemption, told) {
                     return Some(Verdict::Drop(DropReason::OutOfWindow));
                 }
                 // The client has given up and opened the next connection on the tuple.
@@ -189,8 +188,7 @@ impl Step<'_> {
             }
             Answer::Outdated(handshake) => {
                 self.arm_half_open(arrival.key, settled(&handshake));
-                self.counters(arrival.id).reset_server.add(1);
-                self.send(Side::Server, &reply::reset_for_ack(arrival, Side::Server, frame));
+                self.reset(Side::Server, arrival, frame);
                 Some(Verdict::Drop(DropReason::UnexpectedAnswer))
             }
             Answer::Refused(handshake) => {
@@ -200,8 +198,7 @@ impl Step<'_> {
             }
             Answer::Unexpected { resend, wants_reset } => {
                 if wants_reset {
-                    self.counters(arrival.id).reset_server.add(1);
-                    self.send(Side::Server, &reply::reset_for_ack(arrival, Side::Server, frame));
+                    self.reset(Side::Server, arrival, frame);
                 }
                 if let Some(handshake) = resend {
                     self.counters(arrival.id).backend_syn_retransmitted.add(1);

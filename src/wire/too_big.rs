@@ -1,6 +1,8 @@
 //! Packets that are too big for the next link: which they are, and the answer that a router gives (RFC 1191 §4,
 //! RFC 4443 §3.2).
 
+use core::net::IpAddr;
+
 use pnet_packet::ip::IpNextHeaderProtocols;
 
 use super::buffer::Offload;
@@ -40,9 +42,9 @@ impl TooBig {
     pub fn of(frame: &[u8]) -> Option<TooBig> {
         let (network, datagram) = read(frame)?;
         let (source, destination) = (network.source(frame), network.destination(frame));
-        let is_for_many = |address: core::net::IpAddr| match address {
-            core::net::IpAddr::V4(v4) => v4.is_multicast() || v4.is_broadcast() || v4.is_unspecified(),
-            core::net::IpAddr::V6(v6) => v6.is_multicast() || v6.is_unspecified(),
+        let is_for_many = |address: IpAddr| match address {
+            IpAddr::V4(v4) => v4.is_multicast() || v4.is_broadcast() || v4.is_unspecified(),
+            IpAddr::V6(v6) => v6.is_multicast() || v6.is_unspecified(),
         };
         let payload = network.offset.saturating_add(datagram.header_len);
         let kind = frame.get(payload).copied().unwrap_or(0);
@@ -69,6 +71,11 @@ impl TooBig {
         let mut octets = [0; MAX_QUOTE_V6];
         write(&mut octets, 0, &packet[..len]);
         Some(TooBig { link: LinkHeader::of(frame, network.offset).reversed(), network, octets, len })
+    }
+
+    /// Whom it is to tell: the packet's source.
+    pub fn sender(&self) -> IpAddr {
+        Network { offset: 0, ..self.network }.source(&self.octets)
     }
 
     /// Octets that [`TooBig::write`] needs at the most.

@@ -152,7 +152,7 @@ fn syn_sent_client_that_reconnects_replaces_its_entry() {
     // The first ACK may be late, of a client before the entry's.
     assert_eq!(lab.client(ack()), Verdict::Drop(DropReason::OutOfWindow));
     let (told, tsval) = (first.iss, cookie.tsval);
-    lab.expect(&[format!("client > . {told}:{told}(0) ack {} win 0 <TS val {tsval} ecr 1001>", c(1))]);
+    lab.expect(&[format!("client > . {told}:{told}(0) ack {} win 114 <TS val {tsval} ecr 1001>", c(1))]);
     lab.expect_counters(&[("drop.out_of_window", 1), ("outside.originated", 1)]);
     assert_eq!(lab.client(ack()), Verdict::Consume);
     lab.expect(&["server > S 5000:5001(0) win 64256 <mss 1460,sackOK,TS val 1001 ecr 0,wscale 7>".into()]);

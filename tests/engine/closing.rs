@@ -177,7 +177,7 @@ fn established_client_that_rebooted_replaces_its_connection_and_the_server_is_to
     // Its ACK may be late, of a client before the connection's: it is asked, and returns its cookie once more.
     assert_eq!(lab.client(ack.clone()), Verdict::Drop(DropReason::OutOfWindow));
     let (told, tsval) = (first.iss, second.tsval);
-    lab.expect(&[format!("client > . {told}:{told}(0) ack {} win 0 <TS val {tsval} ecr 3000>", c(1))]);
+    lab.expect(&[format!("client > . {told}:{told}(0) ack {} win 509 <TS val {tsval} ecr 3000>", c(1))]);
     lab.expect_counters(&[("drop.out_of_window", 1), ("outside.originated", 1)]);
     assert_eq!(lab.client(ack), Verdict::Consume);
     lab.expect(&[format!("server > R {}:{}(0) win 0", c(1), c(1)), SECOND_SYN.into()]);

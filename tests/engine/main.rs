@@ -20,6 +20,7 @@ mod direct;
 mod direct_handshake;
 mod early_data;
 mod edges;
+mod exhaustion;
 mod forged;
 mod fragments;
 mod frames;
