@@ -44,6 +44,8 @@ fn usage_errors_end_with_2_and_help_with_0() {
         &["block"],
         &["block", "198.18.0.1", "--for", "10"],
         &["block", "198.18.0.1", "--for", "1500ms"],
+        &["block", "198.18.0.1", "--for", "0s"],
+        &["block", "198.18.0.1", "--for", "366d"],
         &["mode", "web", "on"],
         &["mode", "web"],
         &["flows", "--state", "open"],
@@ -53,6 +55,12 @@ fn usage_errors_end_with_2_and_help_with_0() {
     ] {
         assert_eq!(status(&synwall(&directory, wrong)), 2, "{wrong:?}");
     }
+    let too_long = synwall(&directory, &["block", "198.18.0.1", "--for", "366d"]);
+    let said = text(&too_long.stderr);
+    assert!(
+        said.contains("366d is out of range, 1s to 365d in whole seconds; without --for it lasts"),
+        "{said}"
+    );
     let version = synwall(&directory, &["--version"]);
     assert_eq!(
         (status(&version), text(&version.stdout)),
@@ -108,7 +116,8 @@ fn bad_configurations_end_with_78_whatever_the_command() {
         }
     }
     let output = synwall(&directory, &["--config", "none.toml", "run"]);
-    let complaint = "none.toml: cannot be read: No such file or directory (os error 2)\n";
+    let complaint = "none.toml: cannot be read: No such file or directory (os error 2): begin with a copy of \
+                     config/synwall.toml, or name another file by --config FILE\n";
     assert_eq!((status(&output), text(&output.stderr).as_str()), (78, complaint));
 }
 
@@ -254,7 +263,10 @@ fn completions_and_manual_pages_come_from_the_command_line_itself() {
     let nowhere = synwall(&directory, &["man", "nowhere"]);
     let said = text(&nowhere.stderr);
     assert!(
-        status(&nowhere) == 1 && said.starts_with("nowhere: manual pages cannot be written: No such file"),
+        status(&nowhere) == 1
+            && said
+                == "nowhere: manual pages cannot be written: No such file or directory (os error 2): make it first, \
+                    `mkdir -p nowhere`\n",
         "{said}"
     );
 }
@@ -460,7 +472,8 @@ fn run_serves_reloads_and_stops_and_the_host_is_left_as_it_was() {
         "problem: the last reload failed and changed nothing: the log says why",
         "configuration not reloaded, nothing changed: synwall.toml:14:2: unknown key \"nonsense\"",
         "configuration reloaded services=1",
-        "configuration not reloaded, nothing changed: [plane] workers changed, which takes a restart",
+        "configuration not reloaded, nothing changed: [plane] workers changed, which takes a restart: \
+         restart synwall, or take that back and reload",
         "stopping signal=\"SIGTERM\"",
         "stopped received=",
     ] {
@@ -506,6 +519,7 @@ fn key_files_open_to_others_are_refused() {
         r#"
         printf '%064d\n' 7 > key; chmod 640 key
         printf '[cookie]\nkey_file = "%s/key"\n' "$PWD" >> synwall.toml
+        mv key away; fails run; mv away key
         fails run
         fails "$SYNWALL" doctor --config synwall.toml
         chmod 600 key
@@ -515,6 +529,7 @@ fn key_files_open_to_others_are_refused() {
         "#,
     );
     assert!(said.contains("is open to others (mode 0640); close it with `chmod 600 "), "{said}");
+    assert!(said.contains("/key is not there; make one with `(umask 077; openssl rand -hex 32 > "), "{said}");
     assert!(said.contains("holds neither 64 hexadecimal digits nor 32 octets"), "{said}");
     assert!(!said.contains("1234") && !said.contains("00000000"), "no secret is printed: {said}");
 }

@@ -69,6 +69,11 @@ fn mistakes_in_a_service_are_named_with_line_and_column() {
             "require_timestamps = true\ntimestamps = false",
             "8:22: service \"web\": require_timestamps: needs timestamps = true: without timestamps no client could connect",
         ),
+        (
+            "activate_at.half_open = 100\ndeactivate_at = { half_open = 101, syn_rate = 1001 }",
+            "9:17: service \"web\": deactivate_at: half_open: 101 is above activate_at.half_open, 100\n\
+             synwall.toml:9:17: service \"web\": deactivate_at: syn_rate: 1001 is above activate_at.syn_rate, 1000",
+        ),
         ("budgets = 1000", "8:11: service \"web\": budgets: must be a table, not an integer"),
         ("budgets.synack = 0", "8:18: service \"web\": budgets: synack: 0 is out of range, 1 to 1000000000"),
         (
@@ -340,8 +345,15 @@ fn broken_toml_is_placed_too() {
     for (text, start) in [
         ("[bridge\n", "synwall.toml:1:"),
         ("[bridge]\noutside = \n", "synwall.toml:2:"),
-        ("[log]\nlevel = \"info\"\nlevel = \"warn\"\n", "synwall.toml:3:1: duplicate key"),
-        ("[log]\n[log]\n", "synwall.toml:2:2: duplicate key"),
+        (
+            "[log]\nlevel = \"info\"\nlevel = \"warn\"\n",
+            "synwall.toml:3:1: duplicate key \"level\": it is there already; keep one",
+        ),
+        ("[log]\n[log]\n", "synwall.toml:2:2: duplicate key \"log\": it is there already; keep one"),
+        (
+            "a = { \"b\" = 1, b = 2 }\n",
+            "synwall.toml:1:16: duplicate key \"b\": it is there already; keep one",
+        ),
         ("a = \"", "synwall.toml:1:"),
     ] {
         let complaint = complaints_of_all(text);
@@ -513,7 +525,8 @@ fn files_that_cannot_be_read_are_named() {
     let complaint = |path: &Path| Config::load(path).unwrap_err().to_string();
     assert_eq!(
         complaint(Path::new("/nonexistent/x.toml")),
-        "/nonexistent/x.toml: cannot be read: No such file or directory (os error 2)"
+        "/nonexistent/x.toml: cannot be read: No such file or directory (os error 2): begin with a copy of \
+         config/synwall.toml, or name another file by --config FILE"
     );
     assert_eq!(complaint(Path::new("/")), "/: cannot be read: Is a directory (os error 21)");
     assert_eq!(

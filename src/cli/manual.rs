@@ -27,7 +27,13 @@ pub(super) fn pages(directory: Option<&Path>) -> ExitCode {
     match clap_mangen::generate_to(Arguments::command(), directory) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            complain(&format!("{}: manual pages cannot be written: {error}", directory.display()));
+            let directory = directory.display();
+            let remedy = if error.kind() == std::io::ErrorKind::NotFound {
+                format!(": make it first, `mkdir -p {directory}`")
+            } else {
+                String::new()
+            };
+            complain(&format!("{directory}: manual pages cannot be written: {error}{remedy}"));
             ExitCode::FAILURE
         }
     }

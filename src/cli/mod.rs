@@ -15,7 +15,8 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::app;
-use crate::config::{Config, DEFAULT_PATH, parse_duration};
+use crate::config::{Config, DEFAULT_PATH, parse_duration, show_duration};
+use crate::control::api::MAX_BLOCK_SECONDS;
 use crate::control::{doctor, log, plane};
 
 /// A SYN-flood defence appliance: an inline SYN proxy with stateless cookies.
@@ -35,7 +36,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Defend until SIGTERM; SIGHUP reloads services and limits.
+    /// Defend until SIGTERM; SIGHUP reloads services, limits, filter and plane. A change of anything else takes a restart.
     Run,
     /// Say whether the configuration is right, or what is wrong with it, with line and column.
     CheckConfig,
@@ -209,11 +210,13 @@ fn detach(config: &Config) -> ExitCode {
 /// Whole seconds are what the admin socket takes.
 fn block_time(text: &str) -> Result<Duration, String> {
     let time = parse_duration(text)?;
-    if time.is_zero() || time.subsec_nanos() != 0 {
-        Err("must be whole seconds, at least 1s".to_owned())
-    } else {
-        Ok(time)
+    if time.subsec_nanos() != 0 || !(1..=MAX_BLOCK_SECONDS).contains(&time.as_secs()) {
+        let most = show_duration(Duration::from_secs(MAX_BLOCK_SECONDS));
+        return Err(format!(
+            "{text} is out of range, 1s to {most} in whole seconds; without --for it lasts until a restart"
+        ));
     }
+    Ok(time)
 }
 
 /// Prints `text`; a reader that has gone (`| head`) is no failure.

@@ -138,7 +138,7 @@ fn show_attack(event: &Attack, now: f64) -> String {
         number(event.totals.dropped),
         number(event.distinct_sources),
         event.new_source_share * 100.0,
-        if prefixes.is_empty() { "no few prefixes".to_owned() } else { prefixes.join(", ") }
+        if prefixes.is_empty() { "no prefix stands out".to_owned() } else { prefixes.join(", ") }
     )
 }
 

@@ -70,10 +70,20 @@ impl Problems {
 pub(super) fn parse<'i>(text: &'i str, problems: &mut Problems) -> DeTable<'i> {
     let (root, errors) = DeTable::parse_recoverable(text);
     for error in errors {
-        problems.add(error.span().map_or(0, |span| span.start), error.message().to_owned());
+        let place = error.span().unwrap_or_default();
+        let message = match (error.message(), text.get(place.clone())) {
+            (DUPLICATE, Some(key)) => {
+                format!("{DUPLICATE} {:?}: it is there already; keep one", key.trim_matches(['"', '\'']))
+            }
+            (other, _) => other.to_owned(),
+        };
+        problems.add(place.start, message);
     }
     root.into_inner()
 }
+
+/// The parser's words, which do not say which key.
+const DUPLICATE: &str = "duplicate key";
 
 /// One table while it is taken apart.
 pub(super) struct Section<'d, 'i> {
@@ -192,8 +202,10 @@ pub(super) fn kind(value: &DeValue<'_>) -> &'static str {
 
 /// Reads the file at `path`, at most [`MAX_FILE_OCTETS`] of it.
 pub(super) fn read_file(path: &Path) -> Result<String, Problem> {
-    let unreadable =
-        |error: std::io::Error| Problem { position: None, message: format!("cannot be read: {error}") };
+    let unreadable = |error: std::io::Error| {
+        let remedy = if error.kind() == std::io::ErrorKind::NotFound { NO_FILE } else { "" };
+        Problem { position: None, message: format!("cannot be read: {error}{remedy}") }
+    };
     let mut octets = Vec::new();
     let file = File::open(path).map_err(unreadable)?;
     file.take(MAX_FILE_OCTETS + 1).read_to_end(&mut octets).map_err(unreadable)?;
@@ -217,6 +229,9 @@ fn position(text: &[u8], at: usize) -> (usize, usize) {
     let column = 1 + before.get(current).unwrap_or(&[]).iter().filter(|octet| **octet & 0xc0 != 0x80).count();
     (line, column)
 }
+
+/// The first message that many see.
+const NO_FILE: &str = ": begin with a copy of config/synwall.toml, or name another file by --config FILE";
 
 /// The longest file that is read: 256 services of every key are a tenth of it. Keeps a wrong path (a disk, a log) from
 /// filling the memory.

@@ -194,9 +194,15 @@ fn service(entry: &Value<'_>, index: usize, limits: &Limits, problems: &mut Prob
         syn_rate: activate_at.syn_rate.div_ceil(2),
     };
     let deactivate_at = threshold(&mut section, "deactivate_at", half, problems);
-    if deactivate_at.half_open > activate_at.half_open || deactivate_at.syn_rate > activate_at.syn_rate {
-        let message = format!("{}: deactivate_at: must not be above activate_at", section.name);
-        problems.add(section.position("deactivate_at"), message);
+    for (key, low, high) in [
+        ("half_open", deactivate_at.half_open, activate_at.half_open),
+        ("syn_rate", deactivate_at.syn_rate, activate_at.syn_rate),
+    ] {
+        if low > high {
+            let message =
+                format!("{}: deactivate_at: {key}: {low} is above activate_at.{key}, {high}", section.name);
+            problems.add(section.position("deactivate_at"), message);
+        }
     }
     let second = Duration::from_secs(1);
     let mut time = |key, default, range| section.read(key, default, problems, |v| value::duration(v, range));

@@ -322,6 +322,11 @@ mod tests {
     fn an_event_in_json_has_the_names_of_the_interface() {
         let json = serde_json::to_value(event(1, None)).unwrap();
         assert_eq!((&json["kind"], &json["ended"]), (&"spoofed_syn".into(), &serde_json::Value::Null));
+        let document = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/install.md");
+        let document = std::fs::read_to_string(document).unwrap();
+        for field in json.as_object().unwrap().keys() {
+            assert!(document.contains(&format!("`{field}`")), "{field} is in no table of docs/install.md");
+        }
         for kind in Kind::ALL {
             assert_eq!(serde_json::to_value(kind).unwrap(), kind.label());
         }

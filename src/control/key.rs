@@ -14,6 +14,15 @@ use crate::cookie::MasterKey;
 /// Why there is no key. Says nothing of what is in the file.
 #[derive(Debug, Error)]
 pub enum KeyError {
+    /// There is none.
+    #[error(
+        "key file {} is not there; make one with `(umask 077; openssl rand -hex 32 > {})`, or change [cookie] key_file",
+        path.display(), path.display()
+    )]
+    Missing {
+        /// The file.
+        path: PathBuf,
+    },
     /// The file cannot be read.
     #[error("key file {} cannot be read: {error}", path.display())]
     Unreadable {
@@ -84,7 +93,7 @@ pub fn master(file: Option<&Path>) -> Result<MasterKey, KeyError> {
 /// The file is no place for a key, holds none, or cannot be written.
 pub fn kept(file: &Path) -> Result<MasterKey, KeyError> {
     match read(file) {
-        Err(KeyError::Unreadable { error, .. }) if error.kind() == io::ErrorKind::NotFound => {
+        Err(KeyError::Missing { .. }) => {
             let octets = random::<32>()?;
             super::state::write(file, octets.as_ref())
                 .map_err(|error| KeyError::Unwritable { path: file.to_owned(), error })?;
@@ -116,7 +125,11 @@ fn random<const N: usize>() -> Result<Zeroizing<[u8; N]>, KeyError> {
 fn read(path: &Path) -> Result<Zeroizing<[u8; 32]>, KeyError> {
     let unreadable = |error| KeyError::Unreadable { path: path.to_owned(), error };
     // O_NONBLOCK: a pipe in its place must not hold up the start. The open file is checked, not its name.
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(unreadable)?;
+    let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+    let file = opened.map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => KeyError::Missing { path: path.to_owned() },
+        _ => unreadable(error),
+    })?;
     check_access(path, &file)?;
     let mut text = Zeroizing::new(Vec::with_capacity(MAX_OCTETS));
     file.take(MAX_OCTETS as u64).read_to_end(&mut text).map_err(unreadable)?;

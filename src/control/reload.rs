@@ -14,7 +14,7 @@ pub enum ReloadError {
     #[error("{0}")]
     Config(#[from] ConfigError),
     /// The file changes what is fixed at the start.
-    #[error("{} changed, which takes a restart", tables.join(", "))]
+    #[error("{} changed, which takes a restart: restart synwall, or take that back and reload", tables.join(", "))]
     NeedsRestart {
         /// The tables that differ.
         tables: Vec<&'static str>,

@@ -52,15 +52,17 @@ pub enum StateError {
         error: io::Error,
     },
     /// Somebody else could put flows and keys there.
-    #[error("state directory {} is open to others (mode {mode:04o}): close it with `chmod 700 {}`", path.display(), path.display())]
+    #[error("state directory {} is open to others (mode {mode:04o}): {remedy}", path.display())]
     OpenToOthers {
         /// The directory.
         path: PathBuf,
         /// Its permissions.
         mode: u32,
+        /// What to do.
+        remedy: String,
     },
     /// Its owner could, too.
-    #[error("state directory {} belongs to user {owner}; give it to the user that runs synwall, or to root", path.display())]
+    #[error("state directory {} belongs to user {owner}; give synwall one of its own, or this one to the user that runs synwall", path.display())]
     ForeignOwner {
         /// The directory.
         path: PathBuf,
@@ -233,7 +235,11 @@ pub fn examine(path: &Path) -> Result<(), StateError> {
         Ok(metadata) => {
             let mode = metadata.mode() & 0o7777;
             if mode & 0o022 != 0 {
-                return Err(StateError::OpenToOthers { path: path.to_owned(), mode });
+                return Err(StateError::OpenToOthers {
+                    path: path.to_owned(),
+                    mode,
+                    remedy: close(path, mode),
+                });
             }
             if ![0, geteuid().as_raw()].contains(&metadata.uid()) {
                 return Err(StateError::ForeignOwner { path: path.to_owned(), owner: metadata.uid() });
@@ -245,6 +251,31 @@ pub fn examine(path: &Path) -> Result<(), StateError> {
     };
     access(place, AccessFlags::W_OK | AccessFlags::X_OK).map_err(|errno| unusable(errno.into()))
 }
+
+/// What to do about a directory that others may write to: not to close it where others use it.
+fn close(path: &Path, mode: u32) -> String {
+    let is_shared = mode & STICKY != 0 || holds_of_others(path);
+    let path = path.display();
+    match is_shared {
+        true => {
+            "others use it; give synwall one of its own, such as [state] directory = \"/var/lib/synwall\""
+                .to_owned()
+        }
+        false => format!("close it with `chmod 700 {path}`"),
+    }
+}
+
+/// Whether there is anything in it that no synwall writes.
+fn holds_of_others(path: &Path) -> bool {
+    let Ok(mut entries) = std::fs::read_dir(path) else { return true };
+    entries.any(|entry| !entry.is_ok_and(|entry| OWN.iter().any(|own| entry.file_name() == **own)))
+}
+
+/// What synwall writes there, and what a crash may leave of writing it.
+const OWN: [&str; 5] = [LOCK, KEY, FLOWS, "flows.new", "cookie.new"];
+
+/// S_ISVTX: of a directory that many users share, as /tmp.
+const STICKY: u32 = 0o1000;
 
 /// Writes a checkpoint every `interval` on a thread of its own, until it is dropped.
 pub struct Checkpoints {
@@ -392,7 +423,23 @@ mod tests {
         assert!(matches!(StateDirectory::open(&path), Err(StateError::Taken { .. })));
         drop(first);
         std::fs::set_permissions(&path, Permissions::from_mode(0o720)).unwrap();
-        assert!(matches!(StateDirectory::open(&path), Err(StateError::OpenToOthers { mode: 0o720, .. })));
+        let refused = || StateDirectory::open(&path).unwrap_err().to_string();
+        let place = path.display();
+        assert_eq!(
+            refused(),
+            format!(
+                "state directory {place} is open to others (mode 0720): close it with `chmod 700 {place}`"
+            )
+        );
+        // Not one that others use.
+        let of_its_own =
+            "others use it; give synwall one of its own, such as [state] directory = \"/var/lib/synwall\"";
+        std::fs::set_permissions(&path, Permissions::from_mode(0o1777)).unwrap();
+        assert_eq!(refused(), format!("state directory {place} is open to others (mode 1777): {of_its_own}"));
+        std::fs::set_permissions(&path, Permissions::from_mode(0o770)).unwrap();
+        std::fs::write(path.join("other"), "").unwrap();
+        assert!(refused().ends_with(of_its_own));
+        std::fs::remove_file(path.join("other")).unwrap();
         let nowhere = path.join("missing").join("state");
         assert!(matches!(examine(&nowhere), Err(StateError::Unusable { .. })));
         assert!(matches!(StateDirectory::open(&nowhere), Err(StateError::Unusable { .. })));

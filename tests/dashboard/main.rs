@@ -12,6 +12,7 @@ use std::path::Path;
 use std::process::Command;
 
 use serde_json::{Value, json};
+use synwall::engine::verdict::DropReason;
 
 use crate::exported::Exported;
 use crate::queries::{Query, list, read, text};
@@ -205,6 +206,20 @@ fn every_family_is_shown_or_watched_or_named_here() {
     let exported = Exported::new();
     let missing: Vec<&str> = exported.families().filter(|name| !asked.contains(*name)).collect();
     assert_eq!(missing, NOT_SHOWN, "not on the dashboard, in no rule");
+}
+
+#[test]
+fn every_drop_reason_is_explained_once_and_in_order() {
+    let document = read("docs/drops.md");
+    let rows: Vec<Vec<&str>> = (document.lines().filter(|line| line.starts_with("| `")))
+        .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
+        .collect();
+    let explained: Vec<&str> = rows.iter().map(|row| row[0].trim_matches('`')).collect();
+    let reasons: Vec<&str> = DropReason::ALL.iter().map(|reason| reason.label()).collect();
+    assert_eq!(explained, reasons);
+    for row in rows {
+        assert!(row.len() == 3 && row.iter().all(|cell| !cell.is_empty()), "{row:?}");
+    }
 }
 
 /// What is of use when something is looked for, and would only crowd a dashboard.
