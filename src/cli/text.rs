@@ -269,6 +269,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_attack_names_the_prefixes_that_stand_out_or_says_that_none_does() {
+        let most_from = |top_prefixes: serde_json::Value| {
+            let event = serde_json::json!({
+                "id": "1790000000-1", "service": "web", "kind": "spoofed_syn", "started": 0.0, "ended": null,
+                "peak_syn_rate": 0.0, "peak_half_open": 0, "distinct_sources": 0, "new_source_share": 0.0,
+                "totals": { "syns": 0, "cookies_sent": 0, "completed": 0, "dropped": 0 }, "completed_share": 0.0,
+                "top_prefixes": top_prefixes, "source_ports": 0, "top_ports": [], "hop_limits": [0, 0],
+            });
+            let shown = show_attack(&serde_json::from_value(event).unwrap(), 1.0);
+            shown.split_once("most from: ").unwrap().1.to_owned()
+        };
+        let heavy = serde_json::json!([{ "prefix": "198.18.3.0/24", "share": 0.62 }]);
+        assert_eq!(most_from(heavy), "198.18.3.0/24 62%");
+        let light = serde_json::json!([{ "prefix": "198.18.3.0/24", "share": 0.004 }]);
+        assert_eq!(most_from(light), "no prefix stands out");
+    }
+
+    #[test]
     fn counts_and_times_stay_short() {
         for (count, shown) in [
             (0, "0"),
