@@ -366,6 +366,10 @@ impl Backend {
         if acknowledges_syn && self.retries == 0 && self.handshake.forgotten.is_none() {
             return Answer::Unexpected { resend: None, wants_reset: false };
         }
+        // The RST for it would end what the SYN has opened meanwhile, too, whose SYN-ACK may be under way.
+        if acknowledges_syn && !flags.has(Flags::SYN) && self.new_starts < MAX_NEW_STARTS {
+            return self.begin_anew(arrival.seq.sub(1), now);
+        }
         // A bare ACK: the server still holds an old connection on the tuple. RST frees it, and the SYN goes out again
         // at once instead of after a timeout; once, or two stacks could play this at full speed.
         let resend = (!flags.has(Flags::SYN) && !self.was_hurried).then_some(self.handshake);

@@ -138,8 +138,10 @@ fn no_segment_of_a_clean_transfer_is_refused_for_its_numbers() {
             assert_eq!((served.0, served.1), ((len, sent), came), "{options:?}");
         }
         lab.assert_metrics(&[("synwall_cookie_valid_total", 8)]);
-        let dropped = lab.metric("synwall_dropped_total", "");
-        assert_eq!(dropped, lab.metric("synwall_dropped_total", "out_of_window"), "{options:?}");
+        let dropped = lab.metric("synwall_dropped_total", "out_of_window");
+        // An end that has closed answers an ACK that was overtaken by a RST with an old number, which no receiver looks at.
+        let resets = lab.metric("synwall_dropped_total", "bad_reset");
+        assert_eq!(lab.metric("synwall_dropped_total", ""), dropped + resets, "{options:?}");
         let passed_up = lab.metric("synwall_passed_up_total", "");
         println!("{options:?}: {dropped} dropped, {passed_up} passed up");
         assert!(dropped <= passed_up, "{dropped} dropped, {passed_up} may have been overtaken, {options:?}");

@@ -27,7 +27,7 @@ const WIDE_WORLDS: u64 = CELLS * 12;
 const FRESH: u64 = CELLS * 3;
 
 /// Worlds in which something went wrong once.
-const REGRESSIONS: [u64; 25] = [
+const REGRESSIONS: [u64; 27] = [
     // The RST that frees a slot at the server arrives behind the SYN that takes it again.
     642,
     1238,
@@ -61,8 +61,11 @@ const REGRESSIONS: [u64; 25] = [
     8_661_318_370,
     // What is too big is sent again, since the ACK that the engine has seen was lost behind it.
     8_657_043_830,
-    // An ACK of the SYN overtakes the SYN-ACK, behind a reboot.
+    // An ACK of the SYN overtakes the SYN-ACK, behind a reboot; and again behind a timeout.
     8_589_935_011,
+    4_446_145_599,
+    // A botnet whose connections are short leaves timers behind.
+    8_589_934_753,
     // A RST to the server that takes longer than half a second.
     8_589_935_299,
 ];
