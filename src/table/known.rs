@@ -175,4 +175,23 @@ mod tests {
         assert!(!known.contains(v4(1, 1), at(100)));
         assert!(known.note(v4(1, 1), at(100), at(100)) && known.contains(v4(1, 1), at(101)));
     }
+
+    /// Counted in units: one that is as old as an hour has them to the last.
+    #[test]
+    fn an_address_is_known_to_the_last_unit_of_the_hour() {
+        let at = |unit: u64| Instant::from_nanos(unit << UNIT_LOG2);
+        let life = u64::from(units(LIFE));
+        let known = Known::new(TableHasher::new([1, 2]));
+        assert!(!known.note(v4(1, 1), at(9), at(9 + life)) && !known.contains(v4(1, 1), at(9)));
+        assert!(known.note(v4(1, 1), at(9), at(9 + life - 1)));
+        assert!(known.contains(v4(1, 1), at(9 + life - 1)) && !known.contains(v4(1, 1), at(9 + life)));
+    }
+
+    /// A tag of 0 is that of an empty cell.
+    #[test]
+    fn a_tag_is_the_top_of_the_address_s_hash_and_never_0() {
+        let tag = |own: u64| place(v4(1, 1), 0, own).1;
+        assert_eq!([0, 1 << 48, 2 << 48, 0xabcd << 48 | 0x1234].map(tag), [1, 1, 3, 0xabcd]);
+        assert_eq!(pack(0xabcd, Instant::from_nanos(0x1_2345_6789_abcd)), 0xabcd_2345);
+    }
 }

@@ -254,3 +254,22 @@ fn a_server_that_answers_late_is_not_given_up_while_it_is_asked_again() {
         ("inside.originated", 1),
     ]);
 }
+
+/// What has outlived its shortest time is offered from half a table on: a burst that fills it before the next look takes those places.
+#[test]
+fn a_burst_takes_the_places_of_what_was_ripe_before_it() {
+    let mut lab = Lab::with(|service, limits| {
+        service.mode = Mode::Adaptive;
+        limits.max_flows = 10;
+    });
+    for net in 1..=6 {
+        assert_eq!(shake(&mut lab, |seg| seg.of_client([net, 1])), Verdict::Forward);
+    }
+    lab.advance(secs(25));
+    for net in 7..=14 {
+        assert_eq!(shake(&mut lab, |seg| seg.of_client([net, 1])), Verdict::Forward, "{net}");
+    }
+    let service = lab.snapshot().services.remove(0);
+    assert_eq!(service.values.counters.reclaimed_silent, 4);
+    assert!(lab.snapshot().flows.contains(&("established", 10)));
+}
