@@ -4,7 +4,8 @@
 //! what they asked for: one client can ask in a way that a server does not understand, and a server whose backlog is full
 //! grants little to some (Linux's own cookies keep no option for a client without timestamps). So is a smaller MSS, which
 //! may be that of one client's path (RFC 9293 §3.7.1); a larger one is taken at once. What is lacking is asked for again
-//! after [`LIFE`].
+//! [`LIFE`] after it was last seen to be: a SYN-ACK that answers a SYN without it says nothing of it. An MSS is in each SYN-ACK, and
+//! counts until there is a larger one.
 //!
 //! A service may be a prefix with many servers: each is known by itself, as far as it differs from the configuration. The
 //! fast path, and the value of the window scale that is promised, know the service alone: there its weakest server counts.
@@ -41,7 +42,8 @@ impl Servers {
         let packed = learned.load(Ordering::Relaxed);
         let until = Instant::from_nanos(until.load(Ordering::Relaxed));
         let is_fresh = now < until && until <= now.after(LIFE);
-        (packed & TAG == tag && is_fresh).then(|| Learned::unpack(packed & !TAG))
+        let learned = || Learned::unpack(packed & !TAG);
+        (packed & TAG == tag).then(|| if is_fresh { learned() } else { learned().without_lacks() })
     }
 
     fn put(&self, id: ServiceId, server: IpAddr, learned: Learned, now: Instant) {
@@ -206,11 +208,11 @@ impl Learned {
         }
     }
 
-    /// Only what it was seen to support.
+    /// Only what it was seen to support, and its MSS.
     pub(super) fn without_lacks(self) -> Learned {
         let supported = |known: Option<bool>| known.filter(|is_supported| *is_supported);
         Learned {
-            mss: None,
+            mss: self.mss,
             wscale: self.wscale.filter(Option::is_some),
             sack: supported(self.sack),
             timestamps: supported(self.timestamps),
@@ -296,8 +298,11 @@ mod tests {
         assert_eq!(servers.find(id, host(9), now), Some(learned));
         assert_eq!(servers.find(id, host(8), now), None);
         assert_eq!(servers.find(ServiceId(4), host(9), now), None);
-        assert_eq!(servers.find(id, host(9), now.after(LIFE)), None);
-        assert_eq!(servers.find(id, host(9), Instant::ZERO), None, "the clock fell back");
+        let end = now.after(LIFE);
+        assert_eq!(servers.find(id, host(9), Instant::from_nanos(end.as_nanos() - 1)), Some(learned));
+        let without_lacks = Learned { timestamps: None, ..learned };
+        assert_eq!(servers.find(id, host(9), end), Some(without_lacks));
+        assert_eq!(servers.find(id, host(9), Instant::ZERO), Some(without_lacks), "the clock fell back");
     }
 
     #[test]

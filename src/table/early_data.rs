@@ -234,6 +234,7 @@ mod tests {
             let pool = Arc::new(EarlyDataPool::new(1));
             let mut first = EarlyData::new(pool.clone(), 0);
             assert!(first.append(&vec![1; 20_000], room), "32 KiB are a half");
+            assert!(EarlyData::new(pool.clone(), 0).append(&[1; 2049], room), "no more than a half");
             let mut small = EarlyData::new(pool.clone(), 0);
             assert!(small.append(&[1; 100], room));
             let mut large = EarlyData::new(pool.clone(), 0);

@@ -127,9 +127,10 @@ mod tests {
         assert!(!all.claim("up", v4(3, 1), at(100), LIFE), "another claim");
         assert!(all.claim("down", v4(3, 1), at(100), LIFE));
         assert!(all.claim("down", v4(4, 1), at(110), LIFE));
-        assert!(!all.claim("down", v4(4, 1), at(121), LIFE), "no one claimed it for a while");
+        assert!(all.claim("down", v4(4, 1), at(120), LIFE), "from then on each is believed");
+        assert!(!all.claim("down", v4(4, 1), at(131), LIFE), "no one claimed it for a while");
         all.refute("up");
-        assert!(!all.claim("up", v4(4, 1), at(121), LIFE) && !all.claim("up", v4(5, 1), at(121), LIFE));
+        assert!(!all.claim("up", v4(4, 1), at(131), LIFE) && !all.claim("up", v4(5, 1), at(131), LIFE));
     }
 
     #[test]

@@ -342,3 +342,64 @@ const GSO_UDP_L4: u8 = 5;
 const FIN: u8 = 0x01;
 const PSH: u8 = 0x08;
 const CWR: u8 = 0x80;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A header of 20 octets of a packet that says this length.
+    fn v4(len: u16) -> Vec<u8> {
+        let mut header = [&[0x45, 0][..], &len.to_be_bytes(), &[0, 7, 0, 0, 64, 6, 0, 0], &[198; 8]].concat();
+        let sum = !checksum::sum(&header);
+        header[10..12].copy_from_slice(&sum.to_be_bytes());
+        header
+    }
+
+    fn v6(payload_len: u16, next: u8, behind: &[u8]) -> Vec<u8> {
+        [&[0x60, 0, 0, 0][..], &payload_len.to_be_bytes(), &[next, 64], &[0x20; 32], behind].concat()
+    }
+
+    #[test]
+    fn a_header_is_whole_and_of_no_fragment() {
+        assert_eq!(header(&v4(9)), Some((20, 6)));
+        let with_len =
+            |words: u8, octets: usize| header(&[&[0x40 | words; 1][..], &vec![6; octets - 1]].concat());
+        assert_eq!([with_len(4, 60), with_len(15, 59), with_len(6, 23)], [None; 3]);
+        assert_eq!([with_len(15, 60), with_len(6, 24)], [Some((60, 6)), Some((24, 6))]);
+        let fragment = |offset_and_more: u8| header(&v6(9, 44, &[6, 0, 0, offset_and_more, 0, 0, 0, 1]));
+        assert_eq!([0, 1, 8, 9].map(fragment), [Some((48, 6)), None, None, None]);
+        assert_eq!(
+            (first_payload(&v4(9)), first_payload(&v6(9, 6, &[])), first_payload(&[])),
+            (Some(20), Some(40), None)
+        );
+    }
+
+    #[test]
+    fn a_packet_is_known_by_its_length_and_its_checksum() {
+        let long = usize::from(u16::MAX) + 1;
+        for (told, len, is_so) in [
+            (90, 90, true),
+            (90, 91, false),
+            (0, 90, false),
+            (0, long - 1, false),
+            (0, long, true),
+            (90, long, false),
+        ] {
+            assert_eq!(is_ip(&v4(told), len), is_so, "{told} of {len}");
+        }
+        let mut corrupt = v4(90);
+        corrupt[5] ^= 1;
+        assert!(!is_ip(&corrupt, 90));
+        let mut short = [&[0x44, 0, 0, 90][..], &[0; 16]].concat();
+        let sum = !checksum::sum(&short[..16]);
+        short[10..12].copy_from_slice(&sum.to_be_bytes());
+        assert!(!is_ip(&short, 90));
+        for (told, len, is_so) in
+            [(90, 130, true), (90, 131, false), (90, 90, false), (0, 130, false), (0, long, true)]
+        {
+            assert_eq!(is_ip(&v6(told, 6, &[]), len), is_so, "{told} of {len}");
+        }
+        assert!(!is_ip(&v6(90, 6, &[])[..39], 130) && !is_ip(&v6(90, 44, &[6, 0, 0, 1, 0, 0, 0, 1]), 130));
+        assert!(!is_ip(&[0x50; 40], 90) && !is_ip(&[], 0));
+    }
+}

@@ -145,3 +145,103 @@ fn an_mss_of_one_path_is_that_path_s() {
     lab.client(linux_syn().port(7));
     assert!(Pretty(&lab.take()[0].1).to_string().contains("<mss 1460,"), "no more than the link carries");
 }
+
+/// A client's handshake with 198.18.255.`last`, which answers like this.
+fn shake(lab: &mut Lab, last: u8, of: impl Fn(Seg) -> Seg, answer: Seg) {
+    let frame = readdress(lab.frame(Side::Client, &of(linux_syn())), Side::Client, last);
+    assert_eq!(lab.inject(Side::Client, &frame), Verdict::Consume);
+    let mut ack = lab.client_ack(lab.told());
+    if lab.told().tsval == 0 {
+        ack.options.clear();
+    }
+    let frame = readdress(lab.frame(Side::Client, &of(ack)), Side::Client, last);
+    assert_eq!(lab.inject(Side::Client, &frame), Verdict::Consume);
+    let frame = readdress(lab.frame(Side::Server, &of(answer)), Side::Server, last);
+    assert_eq!(lab.inject(Side::Server, &frame), Verdict::Consume);
+    lab.skip();
+}
+
+/// Row 48. Clients that are not promised what the server lacks come all the time: that it grants nothing to them says nothing, and
+/// after six hours it is asked again. Its MSS is in each answer.
+#[test]
+fn what_a_busy_server_lacks_is_asked_for_again_after_six_hours() {
+    for last in [2, 9] {
+        let mut lab = Lab::with(|service, _| {
+            if last == 9 {
+                service.prefix = Prefix::new("198.18.255.0".parse().unwrap(), 24).unwrap();
+            }
+        });
+        for third in 1..=3 {
+            shake(&mut lab, last, |seg| seg.of_client([third, 1]), plain_answer());
+        }
+        for hour in 0..6 {
+            assert_eq!(told(&mut lab, last), "<mss >", "{hour}");
+            shake(&mut lab, last, |seg| seg.of_client([4, hour + 1]), plain_answer());
+            lab.advance(Duration::from_secs(3_600));
+        }
+        assert_eq!(told(&mut lab, last), ALL, "server {last}");
+    }
+}
+
+/// It lacks it still: the six hours begin anew when three networks have seen that again.
+#[test]
+fn what_a_server_is_seen_to_lack_again_is_not_asked_for() {
+    for last in [2, 9] {
+        let mut lab = Lab::with(|service, _| {
+            service.mode = Mode::Always;
+            if last == 9 {
+                service.prefix = Prefix::new("198.18.255.0".parse().unwrap(), 24).unwrap();
+            }
+        });
+        for hours in [5, 5, 6] {
+            for third in 1..=3 {
+                lab.set_policy(|service, _| service.mode = Mode::Monitor);
+                let of = |seg: Seg| seg.of_client([third, hours]).port(u16::from(third) + 1_000);
+                for (side, seg) in [
+                    (Side::Client, linux_syn()),
+                    (Side::Server, plain_answer()),
+                    (Side::Client, seg(ACK, c(1)).ack(s(1))),
+                    (Side::Client, seg(RST, c(1))),
+                ] {
+                    let frame = readdress(lab.frame(side, &of(seg)), side, last);
+                    assert_eq!(lab.inject(side, &frame), Verdict::Forward);
+                }
+            }
+            lab.set_policy(|service, _| service.mode = Mode::Always);
+            lab.advance(Duration::from_secs(u64::from(hours) * 3_600 - 1));
+            assert_eq!(told(&mut lab, last), "<mss >", "server {last}");
+        }
+        lab.advance(Duration::from_secs(2));
+        assert_eq!(told(&mut lab, last), ALL, "server {last}");
+    }
+}
+
+/// A server that says no more than that it takes part in ECN: that is news, too.
+#[test]
+fn an_answer_without_mss_teaches_the_rest() {
+    for last in [2, 9] {
+        let mut lab = Lab::with(|service, _| {
+            service.mode = Mode::Monitor;
+            if last == 9 {
+                service.prefix = Prefix::new("198.18.255.0".parse().unwrap(), 24).unwrap();
+            }
+        });
+        let ecn = |seg: Seg| Seg { flags: seg.flags | ECE | CWR, ..seg };
+        let mut answer = seg(SYN, SERVER_ISS).ack(c(1)).sack_ok().ts(9000, 1001).wscale(7);
+        answer.flags |= ECE;
+        for (side, seg) in [
+            (Side::Client, ecn(linux_syn())),
+            (Side::Server, answer),
+            (Side::Client, seg(ACK, c(1)).ack(s(1)).ts(1001, 9000)),
+        ] {
+            let frame = readdress(lab.frame(side, &seg), side, last);
+            assert_eq!(lab.inject(side, &frame), Verdict::Forward);
+        }
+        lab.set_policy(|service, _| service.mode = Mode::Always);
+        lab.skip();
+        let frame = readdress(lab.frame(Side::Client, &ecn(linux_syn()).port(7)), Side::Client, last);
+        assert_eq!(lab.inject(Side::Client, &frame), Verdict::Consume);
+        let (_, answer) = lab.take().remove(0);
+        assert_eq!(answer[parse(&answer).tcp + 13], SYN | ACK | ECE, "server {last}");
+    }
+}

@@ -168,6 +168,7 @@ fn raw(bytes: &[u8], gso_type: u8, gso_size: usize, csum_start: usize, csum_offs
 fn pieces(raw: &[u8], tag: Option<[u8; 4]>) -> Vec<FrameBuf> {
     let mut cutter = Cutter::new();
     assert!(cutter.take(raw, tag), "headers are not understood");
+    assert!(!cutter.is_empty());
     let mut pieces = Vec::new();
     loop {
         let mut piece = FrameBuf::new();
@@ -217,6 +218,7 @@ fn tunnels() -> Vec<Vec<Header>> {
         vec![Ethernet(V6_TYPE), V6(4), V4(TCP)],
         vec![Ethernet(V4_TYPE), V4(47), Gre(V4_TYPE), V4(TCP)],
         vec![Ethernet(V4_TYPE), V4(47), GreWithChecksum(V6_TYPE), V6(TCP)],
+        vec![Ethernet(V4_TYPE), V4(47), GreWithChecksum(V4_TYPE), V4(TCP)],
         vec![Ethernet(V4_TYPE), V4(47), Gre(0x6558), Ethernet(V4_TYPE), V4(TCP)],
         vec![Ethernet(0x8847), Label, V4(TCP)],
     ]
@@ -273,7 +275,8 @@ fn frames_above_64_kib_become_super_frames_of_the_same_segments() {
         (vec![Ethernet(V6_TYPE), V6(TCP)], true),
         (vec![Ethernet(0x88a8), Tag(0x8100), Tag(V4_TYPE), V4(TCP)], false),
     ] {
-        for len in [65_536, 200_000, 500_000] {
+        // The last but one leaves a piece of one whole segment.
+        for len in [65_536, 200_000, 46 * 1_448, 500_000] {
             let payload = octets(len);
             let mut raw = super_tcp(&headers, &payload, 1448);
             if is_v6 {
@@ -285,6 +288,9 @@ fn frames_above_64_kib_become_super_frames_of_the_same_segments() {
             let segments_of = |piece: &FrameBuf| -> Vec<Vec<u8>> {
                 let offload = piece.offload();
                 assert_eq!((offload.flags, offload.csum_offset), (Offload::NEEDS_CSUM, 16));
+                let carried = piece.bytes().len() - usize::from(offload.hdr_len);
+                let is_super = carried > 1_448;
+                assert_eq!([offload.gso_size != 0, offload.gso_type != 0], [is_super; 2], "{carried} octets");
                 if offload.gso_size == 0 {
                     let mut bytes = piece.bytes().to_vec();
                     let start = usize::from(offload.csum_start);
@@ -343,6 +349,40 @@ fn what_the_kernel_takes_back_as_it_is_stays_whole() {
     assert!(!is_needed(ordinary.as_frame()), "no super-frame");
 }
 
+/// Only a sender that negotiated ECN has its CWR taken off all segments but the first.
+#[test]
+fn cwr_stays_on_every_segment_where_it_means_nothing_of_ecn() {
+    let headers = [Ethernet(V4_TYPE), V4(4), V4(TCP)];
+    let mut raw = super_tcp(&headers, &octets(3_000), 1_000);
+    raw[1] = 1;
+    let flags: Vec<u8> = pieces(&raw, None).iter().map(|piece| piece.bytes()[14 + 40 + 13]).collect();
+    assert_eq!(flags, [FIN_PSH_CWR & !0x09, FIN_PSH_CWR & !0x09, FIN_PSH_CWR]);
+}
+
+/// One whose checksum is complete, and one that no buffer holds.
+#[test]
+fn what_the_offload_header_does_not_describe_is_cut_by_the_packets_own_headers() {
+    let (plain, payload) = ([Ethernet(V4_TYPE), V4(TCP)], octets(200_000));
+    let mut raw = super_tcp(&plain, &payload, 1448);
+    let expected: Vec<_> = pieces(&raw, None).iter().map(|piece| piece.bytes().to_vec()).collect();
+    (raw[0], raw[6], raw[7]) = (0, 0, 0);
+    let cut: Vec<_> = pieces(&raw, None).iter().map(|piece| piece.bytes().to_vec()).collect();
+    assert_eq!(cut, expected);
+    let mut raw = super_tcp(&plain, &octets(20_000), 1000);
+    // A partial checksum of something that is not directly behind the first IP header.
+    (raw[6], raw[7]) = (35, 0);
+    assert!(is_needed(FrameRef::new(&raw).unwrap()));
+    (raw[0], raw[6]) = (0, 0);
+    assert!(!is_needed(FrameRef::new(&raw).unwrap()), "a complete one");
+    let padded = |len: usize| {
+        let mut raw = super_tcp(&plain, &octets(20_000), 1000);
+        raw.resize(10 + len, 0);
+        raw
+    };
+    let [fits, does_not] = [MAX_FRAME_LEN, MAX_FRAME_LEN + 1].map(padded);
+    assert!(!is_needed(FrameRef::new(&fits).unwrap()) && is_needed(FrameRef::new(&does_not).unwrap()));
+}
+
 #[test]
 fn what_is_not_understood_is_not_cut() {
     let mut cutter = Cutter::new();
@@ -353,6 +393,9 @@ fn what_is_not_understood_is_not_cut() {
         assert!(!cutter.take(&bad, None), "octet {at}");
         assert!(cutter.is_empty() && !cutter.next(&mut FrameBuf::new()));
     }
+    // Another protocol than the offload header says, and segments that no packet holds.
+    assert!(!cutter.take(&super_tcp(&[Ethernet(V4_TYPE), V4(17)], &octets(5_000), 1_000), None));
+    assert!(!cutter.take(&super_tcp(&[Ethernet(V4_TYPE), V4(TCP)], &octets(70_000), 65_535), None));
     assert!(cutter.take(&good, None));
 }
 
