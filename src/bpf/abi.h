@@ -153,9 +153,10 @@ struct service {
 struct budget {
 	__u64 synack;
 	__u64 reset;
-	/* In row NO_SERVICE, for all services: see take_watched. */
+	/* In row NO_SERVICE, for all services: see take_seen. */
 	__u64 watched;
-	__u64 padding[5];
+	__u64 let_off;
+	__u64 padding[4];
 };
 
 /*
@@ -338,10 +339,11 @@ struct port_counters {
 	__u64 millis;
 	/* Probes that may be looked at for a cookie until then. */
 	__u64 probes;
-	/* Meters of odd frames and of segments of clients that went up, see up.h: when each is empty again, nanoseconds. */
+	/* Meters of what went up, see up.h: when each is empty again, nanoseconds. */
 	__u64 odd_meter;
 	__u64 wanted_meter;
-	__u64 rest[2];
+	__u64 opening_meter;
+	__u64 long_meter;
 };
 
 /* Ring `sightings`. */

@@ -60,7 +60,7 @@ static __always_inline int meet(const struct settings *settings, const struct pa
 	if (rule == RULE_DENY)
 		return DROPPED(DROP_DENIED);
 	/* What is only watched goes up within the same limit as its SYN. */
-	if (is_pending(p) && (service->mode > MODE_MONITOR || has_grace || take_watched(now_in_nanos(p))))
+	if (is_pending(p) && (service->mode > MODE_MONITOR || has_grace || take_seen(false, now_in_nanos(p))))
 		return IS_WANTED;
 	*crosses = service->mode <= MODE_MONITOR || rule == RULE_ALLOW;
 	if (*crosses && !has_grace)

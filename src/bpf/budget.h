@@ -12,8 +12,8 @@
 #define BURST 1000000000ULL
 /* Other CPUs get in between: so often a budget is asked again. */
 #define MOST_TRIES 8
-/* Nanoseconds, see take_watched. */
-#define WATCHED_INTERVAL 50000ULL
+/* Nanoseconds, see take_seen. */
+#define SEEN_INTERVAL 50000ULL
 
 /* The cell at `now`: no credit for the past, and none of a future that the clock has left. */
 static __always_inline __u64 settled(__u64 empty_at, __u64 now, __u64 burst)
@@ -145,15 +145,15 @@ static __always_inline bool take_own_share(const struct settings *settings, cons
 }
 
 /*
- * Takes a SYN that the engine is to see although it crosses whatever happens, of 20,000 a second: more would drown it, and push out
- * the marks of others' connections.
+ * Takes a SYN that the engine is to see although its client is let off, of 20,000 a second: more would drown it, and push out the
+ * marks of others' connections. Those of services that are only watched spend nothing that allowed sources of the others need.
  */
-static __always_inline bool take_watched(__u64 now)
+static __always_inline bool take_seen(bool is_let_off, __u64 now)
 {
 	__u32 all = NO_SERVICE;
 	struct budget *budget = bpf_map_lookup_elem(&budgets, &all);
 
-	return budget && take(&budget->watched, now, WATCHED_INTERVAL);
+	return budget && take(is_let_off ? &budget->let_off : &budget->watched, now, SEEN_INTERVAL);
 }
 
 /* Takes the second look at a probe. */

@@ -91,10 +91,10 @@ static __always_inline int verify(const struct packet *p)
 	const struct tcphdr *tcp = p->tcp;
 
 	if (!csum_segment(p, &sum))
-		return IS_WANTED;
+		return IS_OPENING;
 	/* Its sender on this machine has left the rest of it to the device: the engine is told so. */
 	if (csum_fold(sum) != 0xffff)
-		return tcp->check == csum_fold(pseudo) ? IS_WANTED : DROPPED(DROP_BAD_CHECKSUM);
+		return tcp->check == csum_fold(pseudo) ? IS_OPENING : DROPPED(DROP_BAD_CHECKSUM);
 	return has_good_ip_checksum(p) ? CONTINUE : DROPPED(DROP_BAD_CHECKSUM);
 }
 

@@ -139,7 +139,7 @@ static __always_inline int challenge(const struct settings *settings, const stru
 	int verdict = screen_opening(p);
 	__u64 now;
 
-	if (verdict == IS_WANTED)
+	if (verdict == IS_OPENING)
 		return verdict;
 	if (verdict != CONTINUE) {
 		row->syn_received++;
@@ -171,7 +171,7 @@ static __always_inline int watch_opening(const struct settings *settings, struct
 {
 	bool is_of_one = find_flow(settings, p) || ((service->flags & SERVICE_GRACE) && is_pending(p));
 
-	if (is_of_one || take_watched(now_in_nanos(p))) {
+	if (is_of_one || take_seen(false, now_in_nanos(p))) {
 		mark_pending(settings, p);
 		return is_of_one ? IS_WANTED : GOES_UP;
 	}
@@ -185,7 +185,7 @@ static __always_inline int let_off(const struct settings *settings, const struct
 {
 	__u64 now = now_in_nanos(p);
 
-	if (take_watched(now) || take_own_share(settings, p, service, now))
+	if (take_seen(true, now) || take_own_share(settings, p, service, now))
 		return mark_pending(settings, p);
 	row->syn_received++;
 	return DROPPED(DROP_SOURCE_RATE_EXCEEDED);

@@ -27,7 +27,7 @@ static __always_inline int judge_packet(const struct settings *settings, struct 
 
 	verdict = is_v6 ? parse_v6(p) : parse_v4(p);
 	if (octets_left(p, p->ip) > settings->mtu[!p->side])
-		return GOES_UP;
+		return IS_LONG;
 	if (verdict == CONTINUE)
 		verdict = parse_tcp(p);
 	if (verdict == IS_MALFORMED || verdict == IS_TINY_FRAGMENT) {

@@ -14,13 +14,19 @@
 #define ODD_INTERVAL 50000ULL
 /* 300,000 segments of clients, about what one core of the engine takes, */
 #define WANTED_INTERVAL 3333ULL
-/* and of a source prefix and service 200,000. */
+/* and of a source prefix and service 200,000; */
 #define WANTED_SOURCE_INTERVAL 5000ULL
+/* of SYNs that take no proof to send 50,000, which take nothing from those, */
+#define OPENING_INTERVAL 20000ULL
+/* and of packets that are too long 50,000, of a source prefix as many as the engine reports. */
+#define LONG_INTERVAL 20000ULL
+#define LONG_SOURCE_INTERVAL 1000000ULL
 /* 1,000 ICMP errors of the prefix of a router or client. */
 #define ERROR_SOURCE_INTERVAL 1000000ULL
 /* Told apart from the SYNs of the same prefix. */
 #define WANTED_OF_SOURCE (1 << 16)
 #define ERRORS_OF_SOURCE (1 << 17)
+#define LONG_OF_SOURCE (1 << 18)
 
 /* Takes one out of a meter of this CPU. */
 static __always_inline bool take_own(__u64 *meter, __u64 now, __u64 interval)
@@ -71,13 +77,30 @@ static __always_inline int pass_odd(const struct settings *settings, const struc
 	return DROPPED(is_error ? DROP_ICMP_RATE_EXCEEDED : DROP_SOURCE_RATE_EXCEEDED);
 }
 
+/* Passes up a packet that is too long, as long as its sender may be told. */
+static __always_inline int pass_long(const struct settings *settings, const struct packet *p)
+{
+	__u64 now = now_in_nanos(p);
+
+	if (take_source(settings, p, LONG_OF_SOURCE, LONG_SOURCE_INTERVAL, now) &&
+	    take_own(&p->port->long_meter, now, LONG_INTERVAL))
+		return GOES_UP;
+	return DROPPED(DROP_TOO_BIG);
+}
+
 /* Settles what is left to the engine within limits. */
 static __always_inline int limit_up(const struct settings *settings, const struct packet *p, int verdict)
 {
-	if (verdict != IS_ODD && verdict != IS_ERROR && verdict != IS_WANTED)
+	if (verdict < IS_ODD || verdict > IS_LONG)
 		return verdict;
 	if (p->side == SIDE_SERVER)
 		return GOES_UP;
+	if (verdict == IS_LONG)
+		return pass_long(settings, p);
+	if (verdict == IS_OPENING)
+		return take_own(&p->port->opening_meter, now_in_nanos(p), OPENING_INTERVAL)
+			       ? GOES_UP
+			       : DROPPED(DROP_SOURCE_RATE_EXCEEDED);
 	return verdict == IS_WANTED ? pass_wanted(settings, p) : pass_odd(settings, p, verdict == IS_ERROR);
 }
 

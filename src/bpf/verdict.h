@@ -25,6 +25,10 @@ enum verdict {
 	IS_ERROR = 11,
 	/* The engine decides, but a client could send such segments in millions: see up.h. */
 	IS_WANTED = 12,
+	/* A SYN whose checksum the engine alone can verify; anyone can send that. */
+	IS_OPENING = 13,
+	/* Longer than the other link carries: the engine tells its sender. */
+	IS_LONG = 14,
 };
 
 #define DROPPED(reason) (IS_DROPPED | (reason) << 8)

@@ -24,7 +24,7 @@ struct Bounds {
 }
 
 const BOUNDS: [Bounds; 2] = [
-    Bounds { loaded: 13_850, verified: 178_500, stack: 344 },
+    Bounds { loaded: 13_850, verified: 178_500, stack: 360 },
     Bounds { loaded: 3_820, verified: 18_500, stack: 272 },
 ];
 

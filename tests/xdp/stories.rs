@@ -8,6 +8,7 @@ use synwall::engine::fast::FastPath;
 use synwall::engine::policy::filter::Filter;
 use synwall::engine::policy::{Policy, Prefix, ServiceId};
 use synwall::engine::{DropReason, Side, Verdict};
+use synwall::wire::checksum;
 
 use crate::flows::{challenged, open_plain, tell};
 use crate::kinds::FEW_TARGETS;
@@ -312,4 +313,60 @@ fn syns_of_allowed_sources_go_up_within_a_limit() {
     let [up, crossed, dropped] = fates(&program, 60_000);
     assert_eq!((up + dropped, crossed), (60_000, 0));
     assert_eq!(bench.moved()["web.drop.source_rate_exceeded"], dropped as i64);
+}
+
+/// A flood of SYNs whose checksums their senders have left to the device: anyone can send that, and no cookie waits for it.
+#[test]
+fn syns_that_only_the_engine_can_verify_hold_up_no_cookie() {
+    let (program, mut bench) = program(&format!("{WEB}, mode = \"always\""));
+    let server: SocketAddr = "198.18.255.2:80".parse().unwrap();
+    let isn = crate::flows::told(&program.run(Side::Client, &syn(7)).frame).0;
+    let ack = Seg::of(([198, 18, 0, 1], 7).into(), server).seq(1).ack(isn.wrapping_add(1));
+    let client = IpAddr::from([198, 18, 1, 1]);
+    let mut partial = Seg::of((client, 7).into(), server).flags(SYN).mss(1460).frame(Side::Client);
+    let pseudo = checksum::pseudo_header(client, server.ip(), partial.len() - 34);
+    partial[50..52].copy_from_slice(&pseudo.to_be_bytes());
+    assert_eq!(program.run(Side::Client, &partial).action, Action::Up);
+    let cpus = std::thread::available_parallelism().unwrap().get() as u32;
+    assert_limited(&program, &mut bench, &partial, 50_000 * cpus);
+    assert_eq!(program.run(Side::Client, &ack.frame(Side::Client)).action, Action::Up);
+}
+
+/// Packets that are longer than the other link carries, of one network and of another.
+#[test]
+fn packets_that_are_too_long_go_up_as_often_as_they_are_reported() {
+    let (program, bench) = program(&format!("{WEB}, mode = \"always\""));
+    let policy = Policy::clone(&bench.shared.policy()).with_link_mtus(1500, 1400);
+    bench.shared.set_policy(policy);
+    program.configure(&bench.shared, now());
+    let action = |side, third| {
+        let client = ([198, 18, third, 1], 7).into();
+        let long = Seg::of(client, "203.0.113.1:80".parse().unwrap()).data(&[7; 1400]);
+        program.run(side, &long.frame(side)).action
+    };
+    let begun = Instant::now();
+    let all: Vec<Action> = (0..20_000).map(|_| action(Side::Client, 1)).collect();
+    let up = all.iter().filter(|action| **action == Action::Up).count();
+    let allowed = 1_000 + (begun.elapsed().as_secs_f64() * 1_000.0).ceil() as usize;
+    assert!((1_000..=allowed).contains(&up), "{up}, and {allowed} at the most");
+    assert!(all.iter().all(|action| matches!(action, Action::Up | Action::Drop)));
+    assert_eq!(action(Side::Client, 2), Action::Up);
+}
+
+/// SYNs in millions to a service that is only watched are no burden on the sources that the operator allows at others.
+#[test]
+fn a_flood_that_is_only_watched_keeps_no_allowed_source_out() {
+    let mail = r#"name = "mail", prefix = "198.18.255.3", ports = [[25, 25]], mode = "always""#;
+    let (program, bench) = program(&format!("{WEB}, mode = \"monitor\" }}, {{ {mail}"));
+    let allow = [Prefix::new("198.18.200.0".parse().unwrap(), 24).unwrap()];
+    let policy = Policy::clone(&bench.shared.policy()).with_filter(Filter::new(&[], &allow).unwrap());
+    bench.shared.set_policy(policy);
+    program.configure(&bench.shared, now());
+    let [_, crossed, _] = fates(&program, 60_000);
+    assert!(crossed > 0, "a flood");
+    let allowed = Seg::of(([198, 18, 200, 1], 7).into(), "198.18.255.3:25".parse().unwrap());
+    assert_eq!(
+        program.run(Side::Client, &allowed.flags(SYN).mss(1460).frame(Side::Client)).action,
+        Action::Up
+    );
 }
