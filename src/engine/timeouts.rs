@@ -172,9 +172,9 @@ impl Step<'_> {
     }
 }
 
-/// Timers that may be armed however small the tables are: short connections that come one after another find no table full, and leave
-/// about two behind them for a second each, at 100,000 a second (`budgets.backend_syn`). 64 octets each.
-const LINGERING: u64 = 1 << 18;
+/// Timers that may be armed however small the tables are, 64 octets each. Short connections that come one after another find no table
+/// full, and leave theirs behind for up to ten seconds, at 100,000 a second (`budgets.backend_syn`).
+const LINGERING: u64 = 1 << 20;
 
 /// What is to be done about a half-open entry whose timer has come up.
 fn expire(policy: &Policy, shared: &Shared, key: &FlowKey, entry: &mut HalfOpen, now: Instant) -> Expiry {
