@@ -273,3 +273,152 @@ fn a_burst_takes_the_places_of_what_was_ripe_before_it() {
     assert_eq!(service.values.counters.reclaimed_silent, 4);
     assert!(lab.snapshot().flows.contains(&("established", 10)));
 }
+
+/// How far a server is that speaks before its client's ACK: what follows without a gap counts.
+#[test]
+fn direct_handshake_is_completed_by_an_ack_of_what_the_server_has_sent_without_a_gap() {
+    for (at, acked, is_completed) in [(1, 6, true), (1, 7, false), (2, 7, false)] {
+        let mut lab = adaptive();
+        lab.client(linux_syn());
+        lab.server(lab.server_syn_ack());
+        assert_eq!(lab.server(seg(PSH, s(at)).ack(c(1)).ts(9000, 1000).data(b"hello")), Verdict::Forward);
+        let expected = if is_completed { Verdict::Forward } else { Verdict::Drop(DropReason::CookieInvalid) };
+        assert_eq!(lab.client(seg(ACK, c(1)).ack(s(acked)).ts(1001, 9000)), expected, "{at}, {acked}");
+    }
+}
+
+/// The server repeats its SYN-ACK behind data: how far it is does not go back. Another SYN-ACK begins anew.
+#[test]
+fn direct_handshake_keeps_where_a_server_is_that_repeats_its_answer() {
+    for (again, is_completed) in [(s(0), true), (s(0).wrapping_sub(3), false)] {
+        let mut lab = adaptive();
+        lab.client(linux_syn());
+        lab.server(lab.server_syn_ack());
+        lab.server(seg(PSH, s(1)).ack(c(1)).ts(9000, 1000).data(b"hello"));
+        lab.server(Seg { seq: again, ..lab.server_syn_ack() });
+        let expected = if is_completed { Verdict::Forward } else { Verdict::Drop(DropReason::CookieInvalid) };
+        assert_eq!(lab.client(seg(ACK, c(1)).ack(s(6)).ts(1001, 9000)), expected);
+    }
+}
+
+/// No ISS of the server's is known before its first answer.
+#[test]
+fn direct_handshake_is_not_completed_by_the_ack_of_an_iss_of_0() {
+    let mut lab = adaptive();
+    lab.client(linux_syn());
+    lab.server(lab.server_syn_ack());
+    assert_eq!(lab.client(seg(ACK, c(1)).ack(1).ts(1001, 9000)), Verdict::Drop(DropReason::CookieInvalid));
+}
+
+/// A server with cookies of its own has answered the repeated SYN by another ISS, and is told to forget it; the client goes on with
+/// the first: that is the ISS that it knows its server by.
+#[test]
+fn held_connection_is_revived_by_the_answer_that_its_client_acknowledges() {
+    let mut lab = Lab::with(|service, _| {
+        service.mode = Mode::Adaptive;
+        service.syn_timeout = secs(5);
+    });
+    lab.client(linux_syn());
+    lab.server(lab.server_syn_ack());
+    lab.client(linux_syn());
+    lab.server(Seg { seq: 7_000, ..lab.server_syn_ack() });
+    lab.advance(secs(6));
+    lab.skip();
+    assert_eq!(lab.client(seg(ACK, c(1)).ack(s(1)).ts(1001, 9000)), Verdict::Consume);
+    assert_eq!(lab.server(Seg { seq: 90_000, ..lab.server_syn_ack() }), Verdict::Consume);
+    lab.skip();
+    assert_eq!(lab.server(seg(PSH, 90_001).ack(c(1)).ts(9001, 1001).data(b"x")), Verdict::Forward);
+    lab.expect(&[format!("client > P. {}:{}(1) ack {} win 502 <TS val 9001 ecr 1001>", s(1), s(2), c(1))]);
+}
+
+/// A client's cookie comes back, and its server is asked.
+fn ask(lab: &mut Lab, port: u16) -> Verdict {
+    let cookie = lab.syn_with(linux_syn().port(port));
+    lab.client(lab.client_ack(cookie).port(port))
+}
+
+/// Silent servers are given up for a newcomer when there is no room, and not before.
+#[test]
+fn newcomer_takes_the_place_of_a_silent_servers_entry_only_when_there_is_no_other() {
+    let mut lab = Lab::with(|_, limits| limits.max_half_open = 10);
+    for port in 1..=6 {
+        assert_eq!(ask(&mut lab, port), Verdict::Consume);
+    }
+    lab.advance(Duration::from_millis(2_100));
+    for port in 7..=10 {
+        lab.skip();
+        assert_eq!(ask(&mut lab, port), Verdict::Consume);
+        assert_eq!(lab.moved().get("half_open_reclaimed"), None, "{port}");
+    }
+    assert_eq!(ask(&mut lab, 11), Verdict::Consume);
+    assert_eq!(lab.moved()["half_open_reclaimed"], 1);
+}
+
+/// What was offered as silent may have been answered since: it does not go.
+#[test]
+fn newcomer_takes_no_place_of_an_entry_whose_server_has_answered() {
+    let mut lab = Lab::with(|service, limits| {
+        service.second_syn = true;
+        limits.max_half_open = 2;
+    });
+    for port in 1..=2 {
+        assert_eq!(ask(&mut lab, port), Verdict::Consume);
+    }
+    lab.advance(Duration::from_millis(1_200));
+    for port in 1..=2 {
+        assert_eq!(lab.server(lab.server_syn_ack().port(port)), Verdict::Consume);
+    }
+    lab.skip();
+    assert_eq!(ask(&mut lab, 3), Verdict::Drop(DropReason::HalfOpenFull));
+    let moved = lab.moved();
+    assert_eq!((moved.get("half_open_reclaimed"), moved.get("half_open")), (None, None));
+    lab.advance(Duration::from_millis(300));
+    assert_eq!(lab.moved()["backend_established"], 2);
+}
+
+/// Cookies may be under way only of a service that has challenged: where it never did, a reload has nothing tracked.
+#[test]
+fn reload_of_a_service_that_is_off_and_was_has_nothing_tracked() {
+    let mut lab = Lab::with(|service, _| service.mode = Mode::Off);
+    lab.set_policy(|_, limits| limits.max_flows = 7);
+    assert_eq!(shake(&mut lab, |seg| seg), Verdict::Forward);
+    lab.expect_counters(&[]);
+    assert_eq!((lab.armed_timers(), lab.snapshot().services[0].half_open), (0, 0));
+}
+
+/// Where nothing is protected a SYN that no client sends crosses, and is tracked as any SYN is.
+#[test]
+fn watched_nonsense_that_opens_is_tracked() {
+    let mut lab = Lab::with(|service, _| service.mode = Mode::Monitor);
+    assert_eq!(lab.client(seg(SYN | FIN, c(0))), Verdict::Forward);
+    lab.expect_counters(&[("syn_received", 1), ("half_open", 1), ("flows.syn_sent", 1)]);
+}
+
+/// An ACK that carries a cookie of these keys, of a service that challenged nobody: it crosses.
+#[test]
+fn watched_ack_is_tried_as_a_cookie_only_where_cookies_may_be_under_way() {
+    let cookie = Lab::new().syn();
+    let mut lab = Lab::with(|service, _| service.mode = Mode::Monitor);
+    assert_eq!(lab.client(lab.client_ack(cookie)), Verdict::Forward);
+    lab.expect_counters(&[]);
+}
+
+/// The RST that ends a connection at the server in the name of the client that opened the next has its way and flow label.
+#[test]
+fn reset_of_the_connection_before_has_the_clients_flow_label() {
+    let mut lab = Lab::v6();
+    lab.established();
+    lab.advance(secs(5));
+    let cookie = lab.syn_with(Seg { seq: c(70_000), ..linux_syn() });
+    lab.skip();
+    let ack = seg(ACK, c(70_001)).ack(cookie.iss.wrapping_add(1)).ts(2001, cookie.tsval);
+    let mut frame = lab.frame(Side::Client, &ack);
+    frame[15..18].copy_from_slice(&[0x01, 0x23, 0x45]);
+    assert_eq!(lab.inject(Side::Client, &frame), Verdict::Consume);
+    let out = lab.outcome();
+    assert_eq!(out.len(), 2);
+    assert_eq!(out[0].1[54 + 13], RST);
+    for (side, bytes) in &out {
+        assert_eq!((*side, &bytes[15..18]), (Side::Server, &[0x01, 0x23, 0x45][..]));
+    }
+}

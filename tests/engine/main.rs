@@ -13,6 +13,7 @@ mod adaptive;
 mod adaptive_abuse;
 mod backend;
 mod bounded;
+mod calls;
 mod clock;
 mod closing;
 mod conditions;
