@@ -101,6 +101,24 @@ fn calls_have_half_of_the_half_open_entries() {
     }
 }
 
+/// What clients have opened counts for the half, too.
+#[test]
+fn calls_are_not_tracked_while_clients_have_half_of_the_table() {
+    for clients in [3, 4] {
+        let mut lab = Lab::with(|service, limits| {
+            service.ports = PortSet::all();
+            limits.max_half_open = 8;
+        });
+        for port in 1..=clients {
+            let cookie = lab.syn_with(linux_syn().port(port));
+            assert_eq!(lab.client(lab.client_ack(cookie).port(port)), Verdict::Consume);
+        }
+        assert_eq!(lab.server(seg(SYN, s(0)).mss(1460).port(9)), Verdict::Forward);
+        let expected = if clients == 3 { Verdict::Forward } else { Verdict::Drop(DropReason::NoFlow) };
+        assert_eq!(lab.client(seg(SYN, THEIRS).ack(s(1)).mss(1460).port(9)), expected, "{clients}");
+    }
+}
+
 /// Those of a service that is only watched take the room of what is watched.
 #[test]
 fn calls_of_a_watched_server_leave_the_protected_timers_alone() {

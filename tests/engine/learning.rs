@@ -245,3 +245,84 @@ fn an_answer_without_mss_teaches_the_rest() {
         assert_eq!(answer[parse(&answer).tcp + 13], SYN | ACK | ECE, "server {last}");
     }
 }
+
+/// The service of a prefix, without whose servers' names the fast path is told what to promise: what one of them was seen to lack.
+fn prefix_that_lacks_sack() -> Lab {
+    let mut lab = Lab::with(|service, _| {
+        service.mode = Mode::Monitor;
+        service.prefix = Prefix::new("198.18.255.0".parse().unwrap(), 24).unwrap();
+    });
+    assert_eq!(promised_sack(&lab), 1);
+    watch(&mut lab, 0, linux_syn(), answer_without_sack());
+    assert_eq!(promised_sack(&lab), 0);
+    lab
+}
+
+fn answer_without_sack() -> Seg {
+    seg(SYN, SERVER_ISS).ack(c(1)).window(65_160).mss(1460).ts(9000, 1001).wscale(7)
+}
+
+fn promised_sack(lab: &Lab) -> i64 {
+    let options = lab.snapshot().services[0].server_options.clone();
+    options.iter().find(|(name, _)| *name == "sack").unwrap().1
+}
+
+/// Clients of three networks complete a handshake with the server 198.18.255.9.
+fn watch(lab: &mut Lab, round: u8, syn: Seg, answer: Seg) {
+    for third in 1..=3 {
+        let of = |seg: Seg| seg.of_client([third, round]).port(u16::from(round) + 1_000);
+        let ack = seg(ACK, c(1)).ack(s(1)).ts(1001, 9000);
+        for (side, seg) in [
+            (Side::Client, syn.clone()),
+            (Side::Server, answer.clone()),
+            (Side::Client, ack),
+            (Side::Client, seg(RST, c(1))),
+        ] {
+            let frame = readdress(lab.frame(side, &of(seg)), side, 9);
+            assert_eq!(lab.inject(side, &frame), Verdict::Forward);
+        }
+    }
+}
+
+/// Row 48. For six hours, whatever other handshakes say meanwhile; and for six more from when it was seen again.
+#[test]
+fn what_the_weakest_server_of_a_prefix_lacks_is_asked_for_again_after_six_hours() {
+    let hour = Duration::from_secs(3_600);
+    let without_sack = || seg(SYN, CLIENT_ISS).window(64_240).mss(1460).ts(1000, 0).wscale(7);
+    for offers_ecn in [false, true] {
+        let mut lab = prefix_that_lacks_sack();
+        for round in 1..6 {
+            lab.advance(hour);
+            let flags = if offers_ecn { SYN | ECE | CWR } else { SYN };
+            watch(&mut lab, round, Seg { flags, ..without_sack() }, answer_without_sack());
+            assert_eq!(promised_sack(&lab), 0, "{round}");
+        }
+        lab.advance(hour);
+        assert_eq!(promised_sack(&lab), 1);
+    }
+    let mut lab = prefix_that_lacks_sack();
+    lab.advance(5 * hour);
+    watch(&mut lab, 5, linux_syn(), answer_without_sack());
+    lab.advance(5 * hour);
+    assert_eq!(promised_sack(&lab), 0);
+    lab.advance(hour);
+    assert_eq!(promised_sack(&lab), 1);
+}
+
+/// What was learned beyond a leap of the clock is old; what was learned at this moment is not.
+#[test]
+fn what_a_server_lacks_is_forgotten_when_the_clock_leaps_back() {
+    let learned = || {
+        let mut lab = prefix_that_lacks_sack();
+        lab.advance(Duration::from_secs(10 * 3_600));
+        watch(&mut lab, 9, linux_syn(), answer_without_sack());
+        lab
+    };
+    let mut lab = learned();
+    lab.serve_timers();
+    assert_eq!(promised_sack(&lab), 0);
+    let mut lab = learned();
+    lab.now = synwall::time::Instant::from_nanos(lab.now.as_nanos() - 3_600_000_000_000);
+    lab.serve_timers();
+    assert_eq!(promised_sack(&lab), 1);
+}
