@@ -128,3 +128,34 @@ fn a_request_that_is_late_with_its_ack_ends_no_connection() {
         }
     }
 }
+
+/// While there is room for all, a network has more repeats than its share, and they spend nothing of its SYNs' budget.
+#[test]
+fn a_network_with_many_clients_has_its_repeats_while_there_is_room() {
+    let mut lab = Lab::with(|service, _| {
+        service.server_speaks_first = true;
+        service.budgets.synack = None;
+        service.budgets.syn_per_source = std::num::NonZeroU32::new(1_000);
+    });
+    lab.established();
+    for port in 1..=300 {
+        assert_eq!(lab.client(linux_syn().port(port)), Verdict::Consume, "{port}");
+    }
+    lab.skip();
+    lab.advance(Duration::from_secs(1));
+    lab.expect_counters(&[("synack_repeated", 300), ("outside.originated", 300)]);
+}
+
+/// A tenth of a second after the client was asked, what returns the cookie with data was not sent in one go with it.
+#[test]
+fn a_request_that_comes_later_than_its_ack_is_the_answer() {
+    for (millis, expected) in [(99, Verdict::Drop(DropReason::OutOfWindow)), (100, Verdict::Consume)] {
+        let mut lab = Lab::new();
+        let other = lab.syn_with(seg(SYN, 77).mss(1460));
+        lab.established();
+        let ack = seg(ACK, 78).ack(other.iss.wrapping_add(1));
+        assert_eq!(lab.client(ack.clone()), Verdict::Drop(DropReason::OutOfWindow));
+        lab.advance(Duration::from_millis(millis));
+        assert_eq!(lab.client(ack.data(b"GET")), expected, "{millis} ms");
+    }
+}
