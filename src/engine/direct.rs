@@ -180,7 +180,8 @@ impl Step<'_> {
         if arrival.is_opening() {
             self.track_outgoing(arrival, frame);
         } else if arrival.flags.has(Flags::RST) && verify(arrival, frame).is_ok() {
-            self.shared.half_open.remove_if(&arrival.key, HalfOpen::is_outgoing);
+            let is_taken_back = |entry: &HalfOpen| matches!(&entry.phase, Phase::Outgoing(syn) if syn.is_taken_back_by(arrival));
+            self.shared.half_open.remove_if(&arrival.key, is_taken_back);
         }
         Some(Verdict::Forward)
     }
@@ -189,27 +190,28 @@ impl Step<'_> {
         // One that is corrupt tells nothing, and is not answered.
         let is_intact = verify(arrival, frame).is_ok();
         let is_answer = is_intact && arrival.flags.has(Flags::SYN) && arrival.flags.has(Flags::ACK);
-        let is_reset = is_intact && arrival.flags.has(Flags::RST);
         let said = ServerAnswer::of(arrival, frame);
         let now = self.now;
-        let (way_of_its_own, is_freed, taken) = self.shared.half_open.with(&arrival.key, |entry| {
-            let Phase::Direct(direct) = &mut entry.phase else { return None };
-            if is_answer || is_reset || (is_intact && arrival.is_opening()) {
-                self.count_answer(entry.service, entry.admitted, direct);
-            }
-            let is_its_own = is_answer && direct.is_answered_by(arrival);
-            let takes_data = is_its_own && arrival.ack != direct.handshake.client_iss.add(1);
-            match direct.is_freed() || !is_intact {
-                true => {}
-                false if is_answer => direct.note_answer(arrival, &said),
-                false if arrival.is_opening() => direct.note_opening(arrival, &said),
-                false => direct.note_server(arrival),
-            }
-            let taken = direct.beginning(arrival.seq).filter(|_| takes_data);
-            let is_told_again = direct.is_freed() && is_intact;
-            direct.freed = if is_told_again { Some(now) } else { direct.freed };
-            Some((is_its_own.then_some(direct.handshake.link), direct.is_freed(), taken))
-        })??;
+        let (way_of_its_own, is_freed, is_reset, taken) =
+            self.shared.half_open.with(&arrival.key, |entry| {
+                let Phase::Direct(direct) = &mut entry.phase else { return None };
+                let is_reset = is_intact && direct.is_reset_by(arrival);
+                if is_answer || is_reset || (is_intact && arrival.is_opening()) {
+                    self.count_answer(entry.service, entry.admitted, direct);
+                }
+                let is_its_own = is_answer && direct.is_answered_by(arrival);
+                let takes_data = is_its_own && arrival.ack != direct.handshake.client_iss.add(1);
+                match direct.is_freed() || !is_intact {
+                    true => {}
+                    false if is_answer => direct.note_answer(arrival, &said),
+                    false if arrival.is_opening() => direct.note_opening(arrival, &said),
+                    false => direct.note_server(arrival),
+                }
+                let taken = direct.beginning(arrival.seq).filter(|_| takes_data);
+                let is_told_again = direct.is_freed() && is_intact;
+                direct.freed = if is_told_again { Some(now) } else { direct.freed };
+                Some((is_its_own.then_some(direct.handshake.link), direct.is_freed(), is_reset, taken))
+            })??;
         if is_freed {
             // The RST was lost, and the server repeats its SYN-ACK. A RST is never answered (RFC 9293 §3.10.7.1).
             if is_intact && arrival.flags.has(Flags::ACK) && !arrival.flags.has(Flags::RST) {

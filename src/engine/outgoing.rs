@@ -38,6 +38,12 @@ impl Outgoing {
             && arrival.ack.distance_from(first) <= self.end.distance_from(first)
     }
 
+    /// Whether a RST of the server's takes the SYN back. What is late of the connection before on the tuple does not.
+    pub(super) fn is_taken_back_by(&self, arrival: &Arrival<'_>) -> bool {
+        let first = self.iss.add(1);
+        arrival.flags.has(Flags::RST) && arrival.seq.distance_from(first) <= self.end.distance_from(first)
+    }
+
     /// What is known when the answer comes. In a simultaneous open the SYN-ACK may be lost, and the scale with it.
     fn beginning(&self, arrival: &Arrival<'_>, frame: &[u8]) -> Beginning {
         let is_syn_ack = arrival.flags.has(Flags::SYN);

@@ -135,6 +135,15 @@ impl Direct {
         !arrival.ack.is_before(first) && !arrival.ack.is_after(self.syn_end)
     }
 
+    /// Whether a RST of the server's is of this connection: it refuses the SYN, or takes back the SYN-ACK (RFC 9293 §3.10.7.3, §3.10.7.4).
+    /// What is late of the connection before on the tuple is not.
+    pub(super) fn is_reset_by(&self, arrival: &Arrival<'_>) -> bool {
+        let acknowledges = arrival.flags.has(Flags::ACK) && self.is_answered_by(arrival);
+        let is_next =
+            |answer: &Answered| arrival.seq == answer.next || arrival.seq == self.handshake.cookie_iss.add(1);
+        arrival.flags.has(Flags::RST) && (acknowledges || self.answer.as_ref().is_some_and(is_next))
+    }
+
     /// Notes what the server's SYN-ACK tells the client. One that answers another SYN than the last (an old duplicate came
     /// behind, or before) tells which one holds the slot.
     pub(super) fn note_answer(&mut self, arrival: &Arrival<'_>, said: &ServerAnswer) {

@@ -45,6 +45,44 @@ fn held_connection_is_opened_anew_without_what_the_server_refused() {
     lab.expect(&[format!("server > S {}:{}(0) win 502 <mss 1460>", c(0), c(1))]);
 }
 
+/// A RST of the server's that is late, of the connection before on the tuple, takes away neither the entry of the SYN nor of the SYN-ACK.
+#[test]
+fn direct_handshake_outlives_a_late_reset_of_the_connection_before() {
+    let late =
+        || [seg(RST, s(5_000)), seg(RST | ACK, s(5_000)).ack(c(0)), seg(RST | ACK, s(5_000)).ack(c(2))];
+    let mut lab = lab();
+    lab.client(linux_syn());
+    late().into_iter().for_each(|reset| assert_eq!(lab.server(reset), Verdict::Forward));
+    lab.server(lab.server_syn_ack());
+    late().into_iter().for_each(|reset| assert_eq!(lab.server(reset), Verdict::Forward));
+    lab.skip();
+    assert_eq!(lab.client(seg(ACK, c(1)).ack(s(1)).ts(1001, 9000)), Verdict::Forward);
+    lab.expect_counters(&[
+        ("direct_completed", 1),
+        ("flows_direct", 1),
+        ("half_open", -1),
+        ("flows.syn_sent", -1),
+        ("flows.established", 1),
+    ]);
+}
+
+/// A RST that refuses the SYN, or takes the SYN-ACK back, does.
+#[test]
+fn direct_handshake_ends_by_a_reset_of_its_own() {
+    for (is_answered, reset) in
+        [(false, seg(RST | ACK, 0).ack(c(1))), (true, seg(RST | ACK, 77).ack(c(1))), (true, seg(RST, s(1)))]
+    {
+        let mut lab = lab();
+        lab.client(linux_syn());
+        if is_answered {
+            lab.server(lab.server_syn_ack());
+        }
+        lab.skip();
+        assert_eq!(lab.server(reset), Verdict::Forward);
+        lab.expect_counters(&[("half_open", -1), ("flows.syn_sent", -1)]);
+    }
+}
+
 /// The first data may overtake the ACK by as much as fits a window without scaling, and no more is believed.
 #[test]
 fn direct_handshake_is_completed_by_what_the_first_window_holds() {

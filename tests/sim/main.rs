@@ -27,7 +27,7 @@ const WIDE_WORLDS: u64 = CELLS * 12;
 const FRESH: u64 = CELLS * 3;
 
 /// Worlds in which something went wrong once.
-const REGRESSIONS: [u64; 27] = [
+const REGRESSIONS: [u64; 29] = [
     // The RST that frees a slot at the server arrives behind the SYN that takes it again.
     642,
     1238,
@@ -64,6 +64,9 @@ const REGRESSIONS: [u64; 27] = [
     // An ACK of the SYN overtakes the SYN-ACK, behind a reboot; and again behind a timeout.
     8_589_935_011,
     4_446_145_599,
+    // A RST of the server's is late, behind the next SYN on the tuple.
+    8_589_938_505,
+    8_589_940_015,
     // A botnet whose connections are short leaves timers behind.
     8_589_934_753,
     // A RST to the server that takes longer than half a second.

@@ -177,6 +177,9 @@ fn impostor(of: Side, knows: Knowledge, view: &View<'_>, random: &mut Random) ->
     if knows == Knowledge::Window {
         let (end, acked) = view.seen[victim][of.index()]?;
         seq = end.wrapping_add(1 + random.below(30_000) as u32);
+        // What is sent again ends before RCV.NXT.
+        let expected = view.seen[victim][of.peer().index()].map(|(_, expected)| expected);
+        seq = seq.wrapping_add(u32::from(expected == Some(seq)));
         ack = acked.wrapping_add(1 << 30);
         flags = random.pick(&[RST, PSH, FIN, PSH | ACK, ACK]);
     }
