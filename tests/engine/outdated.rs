@@ -123,3 +123,19 @@ fn syn_sent_ack_of_the_syn_after_a_timeout_begins_anew() {
     assert_eq!(lab.server(anew), Verdict::Consume);
     assert_eq!(lab.moved()["backend_established"], 1);
 }
+
+/// It goes on acknowledging the SYN from its old connection, whatever it is told: four times each SYN waits for the RST to arrive, and
+/// from then on follows it at once, as a bare ACK of any other number has it.
+#[test]
+fn syn_sent_server_that_keeps_its_old_connection_is_waited_for_four_times() {
+    let mut lab = Lab::new();
+    lab.syn_sent();
+    lab.advance(Duration::from_secs(1));
+    lab.skip();
+    for told in 1..=5 {
+        assert_eq!(lab.server(seg(0, s(1)).ack(c(1))), UNEXPECTED);
+        assert_eq!(lab.outcome().len(), if told <= 4 { 1 } else { 2 }, "{told}");
+        lab.advance(Duration::from_millis(3_010));
+        lab.skip();
+    }
+}
