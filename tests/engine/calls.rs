@@ -140,3 +140,21 @@ fn calls_of_a_watched_server_leave_the_protected_timers_alone() {
     assert_eq!(lab.inject_unchecked(Side::Server, &frame), Verdict::Forward);
     assert_eq!(lab.armed_timers(), 0);
 }
+
+/// A RST behind its SYN takes the call back, if it is intact; what is late of the connection before does not.
+#[test]
+fn call_is_taken_back_by_a_reset_behind_its_syn() {
+    for (reset, is_intact, ends) in [
+        (seg(RST, s(1)), true, true),
+        (seg(RST, s(1)), false, false),
+        (seg(RST, s(2)), true, false),
+        (seg(RST, s(0)), true, false),
+        (seg(0, s(1)).ack(theirs(1)), true, false),
+    ] {
+        let mut lab = called(|_| {});
+        let mut frame = lab.frame(Side::Server, &reset);
+        frame[50] ^= u8::from(!is_intact);
+        assert_eq!(lab.inject_unchecked(Side::Server, &frame), Verdict::Forward, "{reset:?}");
+        lab.expect_counters(if ends { &ANSWERED } else { &[] });
+    }
+}

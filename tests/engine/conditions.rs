@@ -422,3 +422,17 @@ fn reset_of_the_connection_before_has_the_clients_flow_label() {
         assert_eq!((*side, &bytes[15..18]), (Side::Server, &[0x01, 0x23, 0x45][..]));
     }
 }
+
+/// A server that has sent data behind its SYN-ACK resets from before it, or from behind it.
+#[test]
+fn direct_handshake_ends_by_a_reset_where_its_server_is() {
+    for (at, ends) in [(1, true), (3, false), (6, true), (7, false)] {
+        let mut lab = adaptive();
+        lab.client(linux_syn());
+        lab.server(lab.server_syn_ack());
+        lab.server(seg(PSH, s(1)).ack(c(1)).ts(9000, 1000).data(b"hello"));
+        lab.skip();
+        assert_eq!(lab.server(seg(RST, s(at))), Verdict::Forward, "{at}");
+        lab.expect_counters(if ends { &[("half_open", -1), ("flows.syn_sent", -1)] } else { &[] });
+    }
+}
