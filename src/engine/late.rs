@@ -1,7 +1,7 @@
 //! Cookies that may be late, on the tuple of a connection that is young.
 //!
 //! A client reboots while its ACK is under way, or a NAT gives its tuple to another, and the ACK comes when the next client's
-//! connection is open. Which of two cookies is newer they do not tell. So the client that is there is asked, by a keep-alive: the one
+//! connection is open. Two cookies do not tell which is newer. So the client that is there is asked, by a keep-alive: the one
 //! that has the connection stays silent or says what it has, one that has another returns its cookie once more.
 
 use core::time::Duration;

@@ -260,8 +260,8 @@ impl Step<'_> {
         if cookie_iss.is_some() { SPENT } else { self.policy.limits.time_wait.max(WITHOUT_COOKIE) }
     }
 
-    /// Refuses a cookie from now on, and notes that the client of a connection that came to nothing was told by RST: what crossed that RST must not open at
-    /// the server what the client has given up, and a client that missed it is told again.
+    /// Refuses a cookie from now on, and notes that the client of a connection that came to nothing was told by RST: what crossed that
+    /// RST must not open at the server what the client has given up, and a client that missed it is told again.
     pub(super) fn reject(&self, key: &FlowKey, handshake: &Handshake) {
         self.spend(key, handshake.client_iss, Some(handshake.cookie_iss));
         self.shared.spent.insert((key, handshake.client_iss, REJECTED), self.now, SPENT);
