@@ -246,6 +246,7 @@ impl Step<'_> {
                 flow.link = saved.link;
                 flow.client_tsval = saved.client_tsval;
                 flow.server_iss = SeqNumber(saved.server_iss);
+                self.spend_restored(&saved.key, flow.client_iss, flow.cookie_iss());
             }
         });
     }

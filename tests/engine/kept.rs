@@ -182,6 +182,24 @@ fn the_checkpoint_tells_the_clients_timestamp() {
     }
 }
 
+/// Its cookie may be alive: what is late opens the connection no second time, whether the checkpoint knows the cookie or not.
+#[test]
+fn the_cookie_of_a_kept_flow_is_spent() {
+    for is_imported in [true, false] {
+        let (lab, notebook, cookie) = lent();
+        let mut next = lab.next_run(Instant::ZERO.after(Duration::from_secs(31_622_400)));
+        next.adopt(&*notebook, kept(&notebook));
+        if is_imported {
+            next.import(&lab, KEPT);
+        }
+        assert_eq!(next.server(seg(RST, s(1)).window(0)), Verdict::Forward);
+        next.advance(Duration::from_secs(60));
+        next.skip();
+        assert_eq!(next.client(next.client_ack(cookie)), Verdict::Drop(DropReason::CookieReplayed));
+        next.expect_nothing();
+    }
+}
+
 #[test]
 fn a_kept_flow_that_is_of_no_service_too_old_or_too_many_is_taken_from_the_fast_path() {
     let (lab, notebook, _) = lent();

@@ -228,3 +228,22 @@ fn a_direct_flow_is_saved_with_its_numbers_and_the_way_to_its_server() {
     lab.server(seg(ACK, s(1)).ack(c(9)));
     assert_eq!((saved(&lab).client_iss, saved(&lab).server.acked), (c(8), c(9)));
 }
+
+/// A connection is over, and its cookie still alive, when synwall starts anew: what is late of the connection opens it no second time.
+#[test]
+fn a_cookie_of_before_a_restart_opens_its_connection_no_second_time() {
+    for is_exact in [true, false] {
+        let mut lab = Lab::new();
+        let cookie = lab.established();
+        assert_eq!(lab.server(seg(RST, s(1)).window(0)), Verdict::Forward);
+        let mut next = lab.next_run(Instant::ZERO.after(Duration::from_secs(31_622_400)));
+        let past = Past { is_exact, ..CRASHED };
+        assert_eq!(next.import(&lab, past), Restored { flows: 1, expired: 0, lost: 0 });
+        next.advance(Duration::from_secs(60));
+        assert_eq!(next.snapshot().flows.iter().map(|(_, count)| count).sum::<u64>(), 0);
+        next.skip();
+        assert_eq!(next.client(next.client_ack(cookie)), Verdict::Drop(DropReason::CookieReplayed));
+        next.expect_nothing();
+        next.expect_counters(&[("drop.cookie_replayed", 1)]);
+    }
+}
