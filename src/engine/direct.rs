@@ -65,6 +65,10 @@ impl Step<'_> {
             self.repeat_answer(arrival, frame, &held);
             return Verdict::Consume;
         }
+        // A RST for the server's late answer to this SYN would end what it opens; behind a cookie the SYN waits for that to arrive.
+        if self.freed_of_late(&arrival.key, arrival.seq).is_some() {
+            return self.answer_syn(arrival, frame);
+        }
         match self.track_opening(arrival, frame) {
             Ok(()) | Err(Refused::Exists) => {
                 self.counters(arrival.id).syn_passed.add(1);

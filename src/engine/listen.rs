@@ -293,7 +293,8 @@ impl Step<'_> {
         arrival.flags.has(Flags::SYN) && self.shared.spent.contains(item, self.now, RESET_LIFE)
     }
 
-    fn freed_of_late(&self, key: &FlowKey, client_iss: SeqNumber) -> Option<Forgotten> {
+    /// A connection that the server was told to forget when nothing belonged to its answer, if the RST may be under way.
+    pub(super) fn freed_of_late(&self, key: &FlowKey, client_iss: SeqNumber) -> Option<Forgotten> {
         let is_freed = self.shared.spent.contains((key, client_iss, FREED), self.now, RESET_SETTLES);
         is_freed.then_some(Forgotten { iss: None, told: self.now })
     }

@@ -45,6 +45,29 @@ fn held_connection_is_opened_anew_without_what_the_server_refused() {
     lab.expect(&[format!("server > S {}:{}(0) win 502 <mss 1460>", c(0), c(1))]);
 }
 
+/// The server's answer comes when its SYN is forgotten, and is reset; the client's SYN, repeated, would meet that RST at the server. It is
+/// answered with a cookie, and let through again when the RST has arrived.
+#[test]
+fn a_syn_is_not_let_through_while_the_reset_of_its_late_answer_is_under_way() {
+    for (millis, verdict) in [(495, Verdict::Consume), (505, Verdict::Forward)] {
+        let mut lab = lab();
+        lab.client(linux_syn());
+        lab.advance(secs(120));
+        assert_eq!(lab.snapshot().services[0].half_open, 0);
+        lab.skip();
+        let answer = lab.server_syn_ack();
+        assert_ne!(lab.server(answer), Verdict::Forward);
+        lab.expect(&[format!("server > R {0}:{0}(0) win 0", c(1))]);
+        lab.advance(Duration::from_millis(millis));
+        lab.skip();
+        assert_eq!(lab.client(linux_syn()), verdict);
+        let moved = lab.moved();
+        let is_let_through = u64::from(verdict == Verdict::Forward) as i64;
+        assert_eq!(moved.get("syn_passed").copied().unwrap_or(0), is_let_through);
+        assert_eq!(moved.get("synack_sent").copied().unwrap_or(0), 1 - is_let_through);
+    }
+}
+
 /// A RST of the server's that is late, of the connection before on the tuple, takes away neither the entry of the SYN nor of the SYN-ACK.
 #[test]
 fn direct_handshake_outlives_a_late_reset_of_the_connection_before() {
