@@ -142,12 +142,11 @@ fn connections_survive_fresh_worlds() {
     }
 }
 
-/// The first bits of the name of the tree that is checked out.
+/// The first bits of the name of the tree that is checked out; 0 where the sources are no checkout of git's.
 fn committed() -> u64 {
-    let git = |argument| Command::new("git").args(["rev-parse", "--short=12", argument]).output();
-    let output = git("HEAD^{tree}").expect("git is installed");
-    let name = String::from_utf8_lossy(&output.stdout);
-    u64::from_str_radix(name.trim(), 16).expect("a checkout of the repository")
+    let arguments = ["-c", "safe.directory=*", "rev-parse", "--short=12", "HEAD^{tree}"];
+    let output = Command::new("git").args(arguments).output().map(|output| output.stdout).unwrap_or_default();
+    u64::from_str_radix(String::from_utf8_lossy(&output).trim(), 16).unwrap_or(0)
 }
 
 #[test]
