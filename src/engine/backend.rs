@@ -70,7 +70,7 @@ pub(super) struct Backend {
     retries: u32,
     /// A SYN was sent at once because the server answered with an old connection's ACK; once between two timeouts.
     was_hurried: bool,
-    /// How often the server has answered another SYN of the client's, and was told to forget that connection.
+    /// Outdated answers of the server's, to another SYN of the client's, that were reset.
     new_starts: u8,
     /// Its SYN has not been sent: a RST to the server is under way, and would end what the SYN opens.
     waits: bool,

@@ -184,7 +184,10 @@ impl Step<'_> {
         if arrival.is_opening() {
             self.track_outgoing(arrival, frame);
         } else if arrival.flags.has(Flags::RST) && verify(arrival, frame).is_ok() {
-            let is_taken_back = |entry: &HalfOpen| matches!(&entry.phase, Phase::Outgoing(syn) if syn.is_taken_back_by(arrival));
+            let is_taken_back = |entry: &HalfOpen| match &entry.phase {
+                Phase::Outgoing(syn) => syn.is_taken_back_by(arrival),
+                Phase::Direct(_) | Phase::Backend(_) => false,
+            };
             self.shared.half_open.remove_if(&arrival.key, is_taken_back);
         }
         Some(Verdict::Forward)

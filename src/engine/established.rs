@@ -26,7 +26,7 @@ enum Outcome {
 /// The connection that has the tuple.
 struct Holder {
     is_over: bool,
-    /// What the server expects next of the client.
+    /// RCV.NXT of the server.
     next: SeqNumber,
     told: Told,
     /// The client's ISS and the cookie, where they are known.

@@ -203,10 +203,9 @@ impl Step<'_> {
         }
         flow.armed_for = Instant::ZERO;
         flow.is_watched = self.is_only_watched(service, &flow);
-        let (seen, client_iss, cookie_iss) = (flow.last_seen, flow.client_iss, flow.cookie_iss());
+        let seen = flow.last_seen;
         match self.admit_flow_within(saved.key, flow, self.restored_caps()) {
             Ok(()) => {
-                self.spend_restored(&saved.key, client_iss, cookie_iss);
                 restored.flows = restored.flows.saturating_add(1);
                 self.counters(service).flows_restored.add(1);
                 self.note_known(saved.key.client(), seen);

@@ -47,7 +47,7 @@ impl Fill {
         self >= HALF
     }
 
-    /// How long a flow that may go when room is needed goes without a look.
+    /// Time between two looks at a flow that may go when room is needed.
     fn look_interval(self) -> Duration {
         self.shrink(LONGEST_LOOK, SHORTEST_LOOK, [QUARTER, Fill::FULL])
     }
@@ -251,12 +251,12 @@ const QUARTER: Fill = Fill(250);
 /// At it all but what is in use goes as soon as it can: the rest is for what comes meanwhile.
 pub(super) const NEARLY_FULL: Fill = Fill(900);
 
-/// How long a flow that is new, or has outlived its shortest time, goes without a look while there is room.
+/// Time to the next look at a flow that is new, or has outlived its shortest time, while there is room.
 pub(super) const LONGEST_LOOK: Duration = Duration::from_secs(10);
-/// And when there is none.
+/// The same when there is none.
 const SHORTEST_LOOK: Duration = Duration::from_secs(1);
-/// How long any flow does: what its timer counts on may change unseen, in the fast path. The wheel's horizon. A million flows are
-/// 62,500 looks a second, a twentieth of a core.
+/// The longest time to the next look at any flow, for what its timer counts on may change unseen, in the fast path: the wheel's
+/// horizon. A million flows are 62,500 looks a second, a twentieth of a core.
 const IDLE_LOOK: Duration = Duration::from_secs(16);
 
 /// Keys that are tried for one newcomer: most are still what they were offered as.

@@ -18,7 +18,7 @@ use crate::wire::seq::SeqNumber;
 use crate::wire::tcp::Segment;
 use crate::wire::tcp_options::SynOptions;
 
-/// How far a client is with its server, in the numbers that it knows.
+/// The state of a connection as its client knows it.
 pub(super) struct Told {
     /// SND.UNA of the server: what the client expects next, as far as it has said.
     pub(super) una: SeqNumber,
@@ -29,7 +29,7 @@ pub(super) struct Told {
 }
 
 impl Handshake {
-    /// What the client was told by the SYN-ACK with the cookie, which announced a window of `early_data`.
+    /// The state after the SYN-ACK with the cookie, which announced a window of `early_data`.
     pub(super) fn told(&self, early_data: u16) -> Told {
         let to = self.offer.wscale.map_or(0, |_| self.told_wscale);
         let window = Rescale { from: 0, to }.apply(early_data);

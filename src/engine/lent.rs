@@ -205,8 +205,9 @@ impl Step<'_> {
             }
             goes
         })?;
-        if removed.has_unknown_cookie() {
-            self.spend(key, removed.client_iss, None);
+        // It was spent when it opened the flow, but not in this run if that was before a restart.
+        if !removed.is_direct {
+            self.spend(key, removed.client_iss, removed.cookie_iss());
         }
         self.note_known(key.client(), removed.last_seen);
         Some(removed)
@@ -246,7 +247,6 @@ impl Step<'_> {
                 flow.link = saved.link;
                 flow.client_tsval = saved.client_tsval;
                 flow.server_iss = SeqNumber(saved.server_iss);
-                self.spend_restored(&saved.key, flow.client_iss, flow.cookie_iss());
             }
         });
     }

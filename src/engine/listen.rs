@@ -250,13 +250,6 @@ impl Step<'_> {
         self.shared.spent.insert((key, client_iss, cookie_iss), self.now, self.spent_life(cookie_iss));
     }
 
-    /// The same for the cookie of a flow from before a restart, which may be alive. One that is not known is spent when the flow goes.
-    pub(super) fn spend_restored(&self, key: &FlowKey, client_iss: SeqNumber, cookie_iss: Option<SeqNumber>) {
-        if cookie_iss.is_some() {
-            self.spend(key, client_iss, cookie_iss);
-        }
-    }
-
     fn is_spent(&self, key: &FlowKey, client_iss: SeqNumber, cookie_iss: SeqNumber) -> bool {
         [Some(cookie_iss), None].into_iter().any(|cookie_iss| {
             self.shared.spent.contains((key, client_iss, cookie_iss), self.now, self.spent_life(cookie_iss))
